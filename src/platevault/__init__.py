@@ -1,0 +1,1 @@
+"""Observatory image capture and archiving, from readout to ``butler.get``."""

@@ -1,0 +1,1 @@
+"""One module per technology, thin, each passing the contract of its port."""

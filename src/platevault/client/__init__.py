@@ -1,0 +1,1 @@
+"""What scientists and tools import: ask where an image is."""

@@ -1,0 +1,1 @@
+"""Commandable components: states, configuration, faults."""

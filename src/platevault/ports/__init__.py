@@ -1,0 +1,1 @@
+"""What Platevault needs from outside, as protocols without behaviour."""

@@ -1,0 +1,165 @@
+"""The one answer to "where is my image?": each file's state, places and digest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from platevault.domain.errors import IntegrityError, PermanentError, TransientError
+from platevault.domain.ids import FileKey
+from platevault.domain.inventory import (
+    AttemptRecord,
+    Exposure,
+    ExposureRecord,
+    FileRecord,
+    HeaderReference,
+)
+from platevault.domain.lifecycles import Destination, FileState
+
+
+class LedgerUnavailableError(TransientError):
+    """The database does not answer or is busy: retry; nothing was written."""
+
+
+class ConflictingExposureError(IntegrityError):
+    """The image name is taken by an exposure with other contents: touch nothing, tell a person."""
+
+
+class StaleFenceError(PermanentError):
+    """Somebody with a newer fencing number works on the file: stop, write nothing."""
+
+
+class StateConflictError(PermanentError):
+    """The file is not in a state from which the change is allowed: look again, then decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of state of one file at one destination, by compare-and-set.
+
+    Attributes
+    ----------
+    key, destination
+        Which file, where.
+    to
+        New state. It must be reachable from the present one (`FILE_TRANSITIONS`) or equal it.
+    fence
+        Fencing number of the writer; 0 writes without a lease.
+    path, size_bytes, digest
+        Stored if given; ``None`` leaves what is there.
+    degraded
+        Stored if given.
+    reason
+        Why, if that needs saying.
+    """
+
+    key: FileKey
+    destination: Destination
+    to: FileState
+    fence: int = 0
+    path: str | None = None
+    size_bytes: int | None = None
+    digest: str | None = None
+    degraded: bool | None = None
+    reason: str = ""
+
+
+class FileLedger(Protocol):
+    """Exposures, their files at each destination, and every attempt.
+
+    Each call is one durable transaction: when it returns the change survives kill -9 and power
+    loss, when it raises nothing of it was written. Calls are safe from several processes.
+    """
+
+    async def register(
+        self, exposure: Exposure, *, files: Collection[FileKey], now_tai: float
+    ) -> bool:
+        """Store an exposure and one `EXPECTED` row per file and destination.
+
+        ``True`` if it is new, ``False`` if the same exposure was there.
+
+        Raises
+        ------
+        ConflictingExposureError
+            Another exposure has the name. Nothing was changed.
+        """
+
+    async def exposure(self, image: str) -> ExposureRecord | None:
+        """Give one exposure, ``None`` if it was never registered."""
+
+    async def exposures(
+        self, *, camera: str = "", day_obs: int = 0, unfinished: bool = False
+    ) -> list[ExposureRecord]:
+        """List exposures by name; ``unfinished`` gives those with a file that is not done.
+
+        Done is the destination's `DONE_STATE`, or a settled state.
+        """
+
+    async def set_target(self, image: str, target_dir: str) -> str:
+        """Store the archive directory once; give the one that is stored."""
+
+    async def set_end_readout(self, image: str, end_readout_tai: float) -> None:
+        """Store the end of readout [s, TAI], the first one told."""
+
+    async def set_header(self, image: str, header: HeaderReference) -> None:
+        """Store where the header is, unless a newer version is stored."""
+
+    async def begin(
+        self,
+        keys: Sequence[FileKey],
+        destination: Destination,
+        *,
+        worker: str,
+        fence: int,
+        now_tai: float,
+    ) -> list[AttemptRecord]:
+        """Open one attempt for each file and set it `SENDING`; all or none.
+
+        Files that are done already get no attempt and are left out of the answer. An attempt
+        that was still open is closed as ``lost``.
+
+        Raises
+        ------
+        StaleFenceError
+            A newer fence is stored for one of them.
+        StateConflictError
+            One of them is in a state that allows no work.
+        """
+
+    async def stage(
+        self,
+        key: FileKey,
+        destination: Destination,
+        *,
+        number: int,
+        path: str,
+        size_bytes: int,
+        digest: str,
+    ) -> None:
+        """Store the temporary name, size and digest of an attempt, before the file is linked."""
+
+    async def apply(self, changes: Sequence[Change], *, now_tai: float) -> None:
+        """Change states, all or none; an open attempt of each file is closed with it.
+
+        A change to the destination's done state, `SENT` or `VERIFIED` closes it as ``done``; to
+        `RETRY`, `DEAD` or `READY` as ``failed`` with the change's reason. A change that is
+        already in place (same state, same digest) succeeds again.
+
+        Raises
+        ------
+        StaleFenceError, StateConflictError
+            As for `begin`.
+        """
+
+    async def files(
+        self,
+        *,
+        image: str = "",
+        destination: Destination | None = None,
+        states: Collection[FileState] = (),
+    ) -> list[FileRecord]:
+        """List files by image, sensor, kind, destination; no condition lists all."""
+
+    async def attempts(self, image: str) -> list[AttemptRecord]:
+        """List every attempt of an image, oldest first."""

@@ -1,0 +1,1 @@
+"""How a process lives: services, stop, retry, executors, logs and metrics."""

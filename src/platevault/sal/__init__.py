@@ -1,0 +1,1 @@
+"""SAL commands, acknowledgements, events and telemetry over a `SampleBus`."""

@@ -1,0 +1,1 @@
+"""One package per deployable service; each knows ports only."""

@@ -1,0 +1,1 @@
+"""What the observatory would provide: DAQ, camera, telescope, weather, night and time itself."""

@@ -1,0 +1,1 @@
+"""Support for tests of Platevault and of adapters written elsewhere."""

@@ -46,7 +46,7 @@ class AssociatedAck(_Message):
 
 
 class HealthCheck(_Message):
-    """Archiver to Archive Controller: are you there?"""
+    """Archiver to Archive Controller: say that you are there."""
 
     historical: ClassVar[str] = "ARCHIVE_HEALTH_CHECK"
     type: Literal["health_check"] = "health_check"
@@ -65,7 +65,7 @@ class HealthCheckAck(_Message):
 
 
 class NewArchiveItem(_Message):
-    """Archiver to Archive Controller: where does this exposure go?"""
+    """Archiver to Archive Controller: make a place for this exposure."""
 
     historical: ClassVar[str] = "NEW_XX_ARCHIVE_ITEM"
     type: Literal["new_archive_item"] = "new_archive_item"

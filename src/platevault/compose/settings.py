@@ -1,0 +1,215 @@
+"""The settings tree: file < environment < command line; unknown keys are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+from platevault.domain.errors import UsageError
+
+Seconds = Annotated[float, Field(ge=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class InvalidSettingsError(UsageError):
+    """A setting is wrong or unknown: mend the named field; nothing was started."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LogSettings(_Part):
+    """How the process logs."""
+
+    format: Literal["auto", "json", "console"] = Field(
+        "auto", description="json, console, or auto: console on a terminal"
+    )
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level")
+
+
+class MetricsSettings(_Part):
+    """The Prometheus end point."""
+
+    port: Port = Field(0, description="TCP port of /metrics; 0 serves none")
+    host: str = Field("127.0.0.1", description="address to listen on")
+
+
+class ArchiverSettings(_Part):
+    """Archiver CSC."""
+
+    forwarders: int = Field(4, ge=1, description="Forwarders to pair with at most")
+    controller_timeout_s: Seconds = Field(
+        10.0, description="limit of an Archive Controller answer [s]"
+    )
+    association_timeout_s: Seconds = Field(5.0, description="limit of a pairing answer [s]")
+    header_timeout_s: Seconds = Field(
+        20.0, description="wait for the header after endReadout, then write without [s]"
+    )
+    board_timeout_s: Seconds = Field(
+        120.0, description="time after which a board that is not done is sent out again [s]"
+    )
+    lease_s: Seconds = Field(10.0, description="life of a pairing lease [s]")
+
+
+class ForwarderSettings(_Part):
+    """Forwarders."""
+
+    count: int = Field(2, ge=1, description="Forwarders in an embedded deployment")
+    concurrency: int = Field(2, ge=1, description="boards in hand at once, per Forwarder")
+    readout_timeout_s: Seconds = Field(30.0, description="wait for a complete readout [s]")
+    digest: Literal["xxh3", "sha256"] = Field("xxh3", description="digest of every file")
+    durability: Literal["durable", "ramdisk"] = Field(
+        "durable", description="durable: fsync every file; ramdisk: none"
+    )
+    compression: Literal["rice", "none"] = Field("rice", description="RICE_1 tiles or plain int32")
+    tile_rows: int = Field(1, ge=1, description="image rows in a compressed tile")
+
+
+class HeaderServiceSettings(_Part):
+    """Header Services."""
+
+    margin_s: Seconds = Field(
+        30.0, description="wait beyond the exposure's own timeout, then publish what is there [s]"
+    )
+
+
+class OodsSettings(_Part):
+    """Observatory operations data service."""
+
+    gather_s: Seconds = Field(0.5, description="wait for the next file of an exposure [s]")
+    gather_limit_s: Seconds = Field(2.0, description="longest wait for all its files [s]")
+    compatibility: Literal["platevault", "obs_lsst"] = Field(
+        "platevault",
+        description="names recorded in the Butler; obs_lsst needs the LSST stack to read",
+    )
+
+
+class DaqSettings(_Part):
+    """The camera's data acquisition."""
+
+    store_hours: float = Field(48.0, gt=0, description="how long the store keeps an image [h]")
+    host: str = Field("", description="DAQ server; empty: the emulator in this process")
+    port: Port = Field(0, description="TCP port of the DAQ server")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; see each part."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="PLATEVAULT_",
+        env_nested_delimiter="__",
+    )
+
+    site: str = Field("local", pattern=r"^[a-z0-9_-]{1,32}$", description="name of the site")
+    root: Path = Field(Path("night"), description="directory below which all data go")
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    archiver: ArchiverSettings = ArchiverSettings()
+    forwarder: ForwarderSettings = ForwarderSettings()
+    header_service: HeaderServiceSettings = HeaderServiceSettings()
+    oods: OodsSettings = OodsSettings()
+    daq: DaqSettings = DaqSettings()
+
+    @property
+    def archive_dir(self) -> Path:
+        """Where Forwarders write."""
+        return self.root / "archive"
+
+    @property
+    def oods_dir(self) -> Path:
+        """Where the OODS finds files."""
+        return self.root / "oods"
+
+    @property
+    def butler_dir(self) -> Path:
+        """The Butler repository."""
+        return self.root / "butler"
+
+    @property
+    def backbone_dir(self) -> Path:
+        """Where the Data Backbone finds files."""
+        return self.root / "backbone"
+
+    @property
+    def annex_dir(self) -> Path:
+        """The large file annex."""
+        return self.root / "annex"
+
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger's database."""
+        return self.root / "ledger.sqlite"
+
+
+def load_settings(file: Path | None = None, **overrides: object) -> Settings:
+    """Read settings: ``file``, then ``PLATEVAULT_...`` variables, then ``overrides``.
+
+    Parameters
+    ----------
+    file
+        YAML file; ``None`` for defaults.
+    **overrides
+        Values from the command line, by field, nested as dictionaries.
+
+    Raises
+    ------
+    InvalidSettingsError
+        A value is wrong; the error names file, field, value and what was expected.
+    """
+    values = _read(file) if file is not None else {}
+    environment = EnvSettingsSource(Settings)()
+    try:
+        return Settings.model_validate(_merged(_merged(values, environment), overrides))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InvalidSettingsError(
+            "A setting is not valid",
+            file=str(file) if file is not None else "",
+            field=".".join(str(part) for part in first["loc"]),
+            value=first.get("input"),
+            expected=first["msg"],
+        ) from error
+
+
+def settings_schema() -> dict[str, Any]:
+    """Give the JSON schema of the settings file."""
+    return Settings.model_json_schema()
+
+
+def _merged(base: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in upper.items():
+        below = merged.get(name)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            merged[name] = _merged(below, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidSettingsError(
+            "The settings file cannot be read", file=str(file), problem=str(error)
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidSettingsError(
+            "The settings file is not YAML", file=str(file), problem=str(error)
+        ) from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise InvalidSettingsError(
+            "The settings file has no fields", file=str(file), expected="a mapping of settings"
+        )
+    return {str(name): value for name, value in loaded.items()}

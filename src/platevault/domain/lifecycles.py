@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 
+from platevault.domain.ids import FileKind
+
 
 class FileState(StrEnum):
     """State of one file at one destination."""
@@ -62,12 +64,16 @@ class Destination(StrEnum):
     BACKBONE = "backbone"
 
 
-#: The state in which a file is done at each destination.
-DONE_STATE: Mapping[Destination, FileState] = {
-    Destination.ARCHIVE: _S.WRITTEN,
-    Destination.OODS: _S.CATALOGUED,
-    Destination.BACKBONE: _S.VERIFIED,
-}
+def done_state(kind: FileKind, destination: Destination) -> FileState:
+    """Give the state in which a file is done at a destination.
+
+    Only raw images are catalogued; sidecars and manifests stand beside them in the OODS.
+    """
+    if destination is Destination.ARCHIVE:
+        return _S.WRITTEN
+    if destination is Destination.OODS and kind is FileKind.RAW:
+        return _S.CATALOGUED
+    return _S.VERIFIED
 
 
 class SummaryState(IntEnum):

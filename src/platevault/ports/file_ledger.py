@@ -93,7 +93,7 @@ class FileLedger(Protocol):
     ) -> list[ExposureRecord]:
         """List exposures by name; ``unfinished`` gives those with a file that is not done.
 
-        Done is the destination's `DONE_STATE`, or a settled state.
+        Done is `platevault.domain.lifecycles.done_state`, or a settled state.
         """
 
     async def set_target(self, image: str, target_dir: str) -> str:

@@ -140,8 +140,8 @@ class AttemptRecord:
         Fencing number under which it tried.
     started_tai, ended_tai
         When [s, TAI]; ``ended_tai`` is ``None`` while open.
-    staged_path, staged_digest
-        Temporary name and digest, known before the file gets its final name.
+    staged_path, staged_digest, staged_size_bytes
+        Temporary name, digest and size, known before the file gets its final name.
     outcome
         ``""`` while open, then ``done``, ``failed`` or ``lost``.
     error
@@ -159,3 +159,4 @@ class AttemptRecord:
     staged_digest: str = ""
     outcome: str = ""
     error: str = ""
+    staged_size_bytes: int = 0

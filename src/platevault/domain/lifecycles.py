@@ -76,6 +76,12 @@ def done_state(kind: FileKind, destination: Destination) -> FileState:
     return _S.VERIFIED
 
 
+def done_states(kind: FileKind, destination: Destination) -> frozenset[FileState]:
+    """Give the states in which a file needs nothing more: `done_state` and those beyond it."""
+    in_place = (_S.WRITTEN, _S.VERIFIED, _S.CATALOGUED)
+    return frozenset(in_place[in_place.index(done_state(kind, destination)) :])
+
+
 class SummaryState(IntEnum):
     """State of a CSC; the numbers are those on the wire."""
 

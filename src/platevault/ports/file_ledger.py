@@ -22,6 +22,14 @@ class LedgerUnavailableError(TransientError):
     """The database does not answer or is busy: retry; nothing was written."""
 
 
+class LedgerFullError(LedgerUnavailableError):
+    """The database has no space left: alarm, retry when there is space; nothing was written."""
+
+
+class UnknownExposureError(PermanentError):
+    """The exposure was never registered: register it first."""
+
+
 class ConflictingExposureError(IntegrityError):
     """The image name is taken by an exposure with other contents: touch nothing, tell a person."""
 
@@ -93,11 +101,14 @@ class FileLedger(Protocol):
     ) -> list[ExposureRecord]:
         """List exposures by name; ``unfinished`` gives those with a file that is not done.
 
-        Done is `platevault.domain.lifecycles.done_state`, or a settled state.
+        Done is one of `platevault.domain.lifecycles.done_states`, or a settled state.
         """
 
     async def set_target(self, image: str, target_dir: str) -> str:
-        """Store the archive directory once; give the one that is stored."""
+        """Store the archive directory once; give the one that is stored.
+
+        This and the next two raise `UnknownExposureError` for an image never registered.
+        """
 
     async def set_end_readout(self, image: str, end_readout_tai: float) -> None:
         """Store the end of readout [s, TAI], the first one told."""
@@ -137,19 +148,31 @@ class FileLedger(Protocol):
         size_bytes: int,
         digest: str,
     ) -> None:
-        """Store the temporary name, size and digest of an attempt, before the file is linked."""
+        """Store the temporary name, size and digest of an attempt, before the file is linked.
+
+        Raises
+        ------
+        StaleFenceError
+            A newer attempt closed this one as ``lost``.
+        StateConflictError
+            There is no such attempt, or it has ended.
+        """
 
     async def apply(self, changes: Sequence[Change], *, now_tai: float) -> None:
         """Change states, all or none; an open attempt of each file is closed with it.
 
         A change to the destination's done state, `SENT` or `VERIFIED` closes it as ``done``; to
-        `RETRY`, `DEAD` or `READY` as ``failed`` with the change's reason. A change that is
-        already in place (same state, same digest) succeeds again.
+        `RETRY`, `DEAD` or `READY` as ``failed`` with the change's reason; to `SENDING` leaves it
+        open. A change that is already in place (same state, same digest, and a digest is given)
+        succeeds again, even under an older fence: nothing is written then.
 
         Raises
         ------
-        StaleFenceError, StateConflictError
-            As for `begin`.
+        StaleFenceError
+            A newer fence is stored for one of them.
+        StateConflictError
+            One of them was never registered, may not go to its new state, or is in that state
+            with another digest.
         """
 
     async def files(

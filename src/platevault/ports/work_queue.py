@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from platevault.domain.errors import TransientError
+from platevault.domain.errors import PermanentError, TransientError, UsageError
 from platevault.domain.messages import Message
 
 
@@ -15,10 +15,27 @@ class QueueUnavailableError(TransientError):
     """The broker does not take or give messages: retry; nothing was acknowledged."""
 
 
+class QueueFullError(QueueUnavailableError):
+    """The queue has as many messages as it may hold: retry later; the message is not on it."""
+
+
+class DeliveryLostError(TransientError):
+    """The consumer had closed: the message went back to its queue and comes again."""
+
+
+class DeliverySettledError(UsageError):
+    """A second of the three calls that end a delivery: a bug."""
+
+
+class DeadLetterMissingError(PermanentError):
+    """No dead letter has this name (any more): list them again."""
+
+
 class Delivery(Protocol):
     """One message in hand; ends with exactly one of its three calls.
 
-    A delivery whose consumer closes without one of them goes back to the queue.
+    A delivery whose consumer closes without one of them goes back to the queue; a call after that
+    raises `DeliveryLostError`.
     """
 
     @property
@@ -33,7 +50,11 @@ class Delivery(Protocol):
         """Say that the durable effect is there."""
 
     async def retry(self, *, delay_s: float, reason: str) -> None:
-        """Put it back, to come again after ``delay_s`` [s]; set aside after the queue's limit."""
+        """Put it back, to come again after ``delay_s`` [s]; set aside after the queue's limit.
+
+        The limit counts deliveries, however they ended, so a message that kills its consumers is
+        set aside too.
+        """
 
     async def set_aside(self, *, reason: str) -> None:
         """Move it to the dead letters."""
@@ -74,6 +95,8 @@ class WorkQueue(Protocol):
         ------
         QueueUnavailableError
             It may have gone out. Retry: every consumer is idempotent.
+        QueueFullError
+            The queue is full and does not let senders wait. It has not gone out.
         """
 
     def consume(
@@ -91,7 +114,13 @@ class WorkQueue(Protocol):
         """List what was set aside, of one queue or of all."""
 
     async def redrive(self, letter_id: str) -> None:
-        """Put a dead letter back on its queue."""
+        """Put a dead letter back on its queue, as if it had never been delivered.
+
+        Raises
+        ------
+        DeadLetterMissingError
+            It was driven again or dismissed before. `dismiss` raises it too.
+        """
 
     async def dismiss(self, letter_id: str, *, reason: str) -> None:
         """Drop a dead letter for good."""

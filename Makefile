@@ -18,3 +18,32 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev,docs]'
 	@touch $@
+
+run: $(STAMP) ## simulate a night end to end, embedded, without a server
+	@$(BIN)/platevault night run --root night --camera comcam --camera latiss --exposures 5 --cadence 3
+
+test: $(STAMP) ## run every test (those against servers too, once `make services` was run)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP) ## lint, types, layers, documentation
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --cache-dir .import_linter_cache
+	@$(MAKE) --no-print-directory docs
+
+docs: $(STAMP) ## build the documentation; warnings are errors
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+format: $(STAMP) ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## measure pixels, headers and a whole exposure against their peers
+	@$(BIN)/platevault bench all --markdown docs/reference/benchmarks
+
+services: ## install Redis, RabbitMQ, PostgreSQL and Kafka for the tests against real servers
+	@./services/install
+
+clean: ## remove what was built; data in night/ stay
+	@rm -rf $(VENV) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -141,6 +141,8 @@ class Detector:
         Centre in the focal plane [mm], for pointings and regions.
     orientation_deg
         Rotation in the focal plane [deg], counter-clockwise, multiple of 90.
+    frame_bay
+        Bay ``Rmn`` at which the linear frames place it; empty if that is ``raft``.
     """
 
     id: int
@@ -154,6 +156,7 @@ class Detector:
     centre_x_mm: float
     centre_y_mm: float
     orientation_deg: float = 0.0
+    frame_bay: str = ""
 
     @property
     def name(self) -> str:

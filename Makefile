@@ -43,7 +43,7 @@ bench: $(STAMP) ## measure pixels, headers and a whole exposure against their pe
 	@$(BIN)/platevault bench all --markdown docs/reference/benchmarks
 
 services: ## install Redis, RabbitMQ, PostgreSQL and Kafka for the tests against real servers
-	@./services/install
+	@./deploy/servers/install.sh
 
 clean: ## remove what was built; data in night/ stay
 	@rm -rf $(VENV) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

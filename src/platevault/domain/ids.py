@@ -16,8 +16,8 @@ from typing_extensions import override
 
 from platevault.domain.errors import UsageError
 
-_IMAGE_NAME = re.compile(r"^([A-Z][A-Z0-9]{1,3})_([OCHPQS])_(\d{8})_(\d{6})$")
-_SENSOR = re.compile(r"^([A-Z][A-Z0-9]{2})_?([A-Z][A-Z0-9]{2})$")
+_IMAGE_NAME = re.compile(r"([A-Z][A-Z0-9]{1,3})_([OCHPQS])_(\d{8})_(\d{6})", re.ASCII)
+_SENSOR = re.compile(r"([A-Z][A-Z0-9]{2})_?([A-Z][A-Z0-9]{2})")
 #: Five digits of the sequence number go into the exposure id.
 SEQUENCE_LIMIT = 100_000
 _CONTROLLERS = "OCHPQS"
@@ -52,7 +52,7 @@ class ImageName:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Take an image name apart; `InvalidNameError` if it is none."""
-        match = _IMAGE_NAME.match(text)
+        match = _IMAGE_NAME.fullmatch(text)
         if match is None or int(match[4]) >= SEQUENCE_LIMIT:
             raise InvalidNameError("Not an image name", value=text, expected="CC_O_20250415_000060")
         return cls(match[1], match[2], int(match[3]), int(match[4]))
@@ -81,7 +81,7 @@ class SensorName:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Take ``R22_S01`` or ``R22S01`` apart; `InvalidNameError` if it is neither."""
-        match = _SENSOR.match(text)
+        match = _SENSOR.fullmatch(text)
         if match is None:
             raise InvalidNameError("Not a sensor name", value=text, expected="R22_S01")
         return cls(match[1], match[2])

@@ -1,0 +1,70 @@
+"""Settings: file < environment < command line, errors that name the field."""
+
+from pathlib import Path
+
+import pytest
+
+from platevault.compose.settings import InvalidSettingsError, load_settings, settings_schema
+
+
+def test_defaults_need_no_file() -> None:
+    assert load_settings().forwarder.count == 2
+
+
+def test_the_environment_wins_over_the_file_and_the_command_line_over_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text("site: summit\nforwarder: {count: 5, concurrency: 3}\noods: {gather_s: 1.5}\n")
+    monkeypatch.setenv("PLATEVAULT_FORWARDER__COUNT", "6")
+    monkeypatch.setenv("PLATEVAULT_OODS__GATHER_S", "2.5")
+    settings = load_settings(file, oods={"gather_s": 3.5})
+    assert settings.site == "summit"
+    assert settings.forwarder.concurrency == 3
+    assert settings.forwarder.count == 6
+    assert settings.oods.gather_s == 3.5
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("forwarder: {concurency: 3}", "forwarder.concurency"),
+        ("forwarder: {count: none}", "forwarder.count"),
+        ("forwarder: {count: 0}", "forwarder.count"),
+        ("site: 'Not A Site'", "site"),
+        ("log: {level: LOUD}", "log.level"),
+        ("metrics: {port: 70000}", "metrics.port"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_file(tmp_path: Path, text: str, field: str) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(text)
+    with pytest.raises(InvalidSettingsError) as caught:
+        load_settings(file)
+    assert caught.value.context["field"] == field
+    assert caught.value.context["file"] == str(file)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [unclosed", "\x00"])
+def test_what_is_no_settings_file_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(text)
+    with pytest.raises(InvalidSettingsError, match="settings file"):
+        load_settings(file)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettingsError, match=r"none\.yaml"):
+        load_settings(tmp_path / "none.yaml")
+
+
+def test_every_setting_is_described() -> None:
+    schema = settings_schema()
+    parts = {"": schema, **schema["$defs"]}
+    bare = [
+        f"{part}.{name}"
+        for part, definition in parts.items()
+        for name, field in definition["properties"].items()
+        if "$ref" not in field and not field.get("description")
+    ]
+    assert bare == []

@@ -16,6 +16,13 @@ class BusUnavailableError(TransientError):
     """The transport did not take or give a sample: retry with the same sequence number."""
 
 
+class SubscriberOverflowError(TransientError):
+    """The subscriber was too slow and lost samples: subscribe again, with the latest as history.
+
+    Raised after the samples that were still in hand.
+    """
+
+
 class History(Enum):
     """What a new subscriber gets of the past."""
 

@@ -1,0 +1,1 @@
+"""Ports kept in the memory of one process: for nights on one machine, and for tests."""

@@ -1,0 +1,1 @@
+"""Durable files, hard links and objects on a mounted file system."""

@@ -1,0 +1,1 @@
+"""Raw image files: cards, checksums, Rice compression and the writer."""

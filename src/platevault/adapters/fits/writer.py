@@ -1,0 +1,165 @@
+"""The image writer: words and cards in, durable raw file and digest out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from typing_extensions import override
+
+from platevault.adapters.filesystem.durable import (
+    DigestAlgorithm,
+    DurableSink,
+    FileLayer,
+    Piece,
+    SyncPolicy,
+)
+from platevault.adapters.fits.cards import BLOCK_BYTES
+from platevault.adapters.fits.codec import Codec, DetectorData, Encoding
+from platevault.adapters.fits.headers import (
+    format_body,
+    primary_header,
+    segment_header,
+    usable_cards,
+)
+from platevault.adapters.fits.library_codec import LibraryCodec
+from platevault.adapters.fits.stripes import DetectorWords, locate_words
+from platevault.domain.errors import UsageError
+from platevault.domain.headers import Card
+from platevault.domain.wire import MalformedPixelsError
+from platevault.ports.image_writer import ImageWriter, SensorImage, StagedFile
+
+ResultT = TypeVar("ResultT")
+_PADDING = bytes(BLOCK_BYTES)
+
+
+class FitsImageWriter(ImageWriter, AbstractAsyncContextManager["FitsImageWriter", None]):
+    """`ImageWriter` of FITS raw files; open it with ``async with``.
+
+    Parameters
+    ----------
+    sync
+        Policy of the destination.
+    algorithm
+        Digest taken while writing.
+    encoding
+        Form of the pixels in the files.
+    codec
+        What encodes them.
+    word_bits
+        Refuse counts of more bits; ``None`` takes all.
+    workers
+        Threads, one sensor each; the number of cores if not given.
+    files
+        System calls to use.
+
+    Notes
+    -----
+    A staging call that is cancelled goes on in its thread and leaves a temporary file, which
+    `sweep` of a later run removes. Nothing is retried here.
+    """
+
+    def __init__(
+        self,
+        *,
+        sync: SyncPolicy = SyncPolicy.DURABLE,
+        algorithm: DigestAlgorithm = DigestAlgorithm.XXH3,
+        encoding: Encoding = Encoding(),  # noqa: B008 - frozen
+        codec: Codec | None = None,
+        word_bits: int | None = None,
+        workers: int | None = None,
+        files: FileLayer | None = None,
+    ) -> None:
+        self._sink = DurableSink(sync=sync, algorithm=algorithm, files=files)
+        self._encoding = encoding
+        self._codec = codec if codec is not None else LibraryCodec()
+        self._word_bits = word_bits
+        self._workers = workers
+        self._executor: ThreadPoolExecutor | None = None
+
+    @override
+    async def __aenter__(self) -> Self:
+        workers = self._workers or len(os.sched_getaffinity(0))
+        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="image-writer")
+        return self
+
+    @override
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            await asyncio.to_thread(executor.shutdown)
+        self._sink.close()
+
+    @override
+    async def stage_image(self, image: SensorImage, final: Path) -> StagedFile:
+        return await self._in_thread(partial(self._stage_image, image, final))
+
+    @override
+    async def stage_bytes(self, data: bytes, final: Path) -> StagedFile:
+        return await self._in_thread(partial(self._sink.stage, final, [data]))
+
+    @override
+    async def commit(self, staged: Sequence[StagedFile]) -> None:
+        await self._in_thread(partial(self._sink.commit, staged))
+
+    @override
+    async def discard(self, staged: Sequence[StagedFile]) -> None:
+        await self._in_thread(partial(self._sink.discard, staged))
+
+    @override
+    async def sweep(self, directory: Path, *, keep: Mapping[Path, str]) -> list[Path]:
+        return await self._in_thread(partial(self._sink.sweep, directory, keep=keep))
+
+    async def _in_thread(self, work: Callable[[], ResultT]) -> ResultT:
+        if self._executor is None:
+            raise UsageError("Image writer is not open", expected="async with")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    def _stage_image(self, image: SensorImage, final: Path) -> StagedFile:
+        try:
+            words = locate_words(image)
+            encoded = self._codec.encode(words, self._encoding, memoryview(b""))
+            self._check_width(encoded)
+        except MalformedPixelsError as error:
+            raise MalformedPixelsError(error.message, file=final.name, **error.context) from error
+        pieces, primary = self._assemble(image, words, encoded)
+        return self._sink.stage(final, pieces, primary=primary)
+
+    def _check_width(self, encoded: DetectorData) -> None:
+        if self._word_bits is not None and encoded.used_bits >> self._word_bits:
+            raise MalformedPixelsError(
+                "Words are wider than the converter",
+                value=f"{encoded.used_bits:#x}",
+                expected=f"{self._word_bits} bits",
+            )
+
+    def _assemble(
+        self, image: SensorImage, words: DetectorWords, encoded: DetectorData
+    ) -> tuple[list[Piece], list[Card]]:
+        header, primary = primary_header(usable_cards(image.primary, hdu=0))
+        pieces: list[Piece] = [header.data]
+        for hdu, (cards, segment) in enumerate(
+            zip(image.segments, encoded.segments, strict=True), start=1
+        ):
+            extension = segment_header(
+                format_body(usable_cards(cards, hdu=hdu)),
+                segment,
+                columns=words.columns,
+                rows=words.rows,
+                encoding=self._encoding,
+            )
+            padding = _PADDING[: -segment.data.nbytes % BLOCK_BYTES]
+            pieces += [extension.data, segment.data, padding]
+        return pieces, primary

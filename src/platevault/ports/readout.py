@@ -42,6 +42,8 @@ class ImageAnnouncement:
         Readout trigger [s, TAI].
     complete
         Every board is there.
+    boards
+        Locations of the boards that the store holds; empty if it does not say.
     """
 
     image: str
@@ -50,6 +52,7 @@ class ImageAnnouncement:
     annotation: str
     triggered_tai: float
     complete: bool
+    boards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

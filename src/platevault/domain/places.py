@@ -7,11 +7,13 @@ Folders: ``raw-fits`` contract, section 8. Queues: capture contract, section 2.2
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 
 from platevault.domain.errors import UsageError
 from platevault.domain.ids import ImageName
 
+_FOLDER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
 #: Requests to the Archive Controller.
 ARCHIVE_CONTROLLER_QUEUE = "archive_controller"
 #: Role under which Forwarders are present.
@@ -34,7 +36,7 @@ def exposure_directory(camera: str, image: str) -> PurePosixPath:
         A name from outside is not usable as a folder. Refuse the input.
     """
     day_obs = ImageName.parse(image).day_obs
-    if not camera.isidentifier():
+    if _FOLDER.match(camera) is None:
         raise UsageError("Camera name cannot be a folder", camera=camera)
     return PurePosixPath(camera, f"{day_obs:08d}", image)
 

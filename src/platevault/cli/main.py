@@ -1,0 +1,45 @@
+"""The ``platevault`` command: nouns, then verbs."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from platevault.cli import camera, config, image
+from platevault.cli.outcomes import ExitCode, exit_code_of
+from platevault.cli.version import show_version
+from platevault.domain.errors import PlatevaultError
+
+app = typer.Typer(
+    name="platevault",
+    help="Capture and archive observatory images: from the camera's readout to butler.get.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    epilog=(
+        "Exit status: 0 done; 1 something failed or an invariant does not hold; 2 wrong usage or "
+        "settings; 3 did not stop in time; 4 contents disagree with their digest, call a person."
+    ),
+)
+app.add_typer(image.app, name="image")
+app.add_typer(camera.app, name="camera")
+app.add_typer(config.app, name="config")
+app.command("version")(show_version)
+
+
+def main() -> None:
+    """Run the command and turn our errors into one clear line and an exit status."""
+    try:
+        app(standalone_mode=False)
+    except PlatevaultError as error:
+        typer.echo(f"platevault: {error}", err=True)
+        sys.exit(exit_code_of(error))
+    except click.exceptions.Exit as ended:
+        sys.exit(ended.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(ExitCode.INTERRUPTED)

@@ -223,6 +223,15 @@ def test_every_detector_is_on_exactly_one_board(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+def test_every_detector_has_a_serial_number_of_its_own(name: str) -> None:
+    camera = load_camera(name)
+    prefixes = {"3800C": "ITL-3800C-", "CCD250": "E2V-CCD250-", "4400": "ITL-4400B-"}
+    for detector in camera.detectors:
+        assert detector.serial.startswith(prefixes[detector.type.model])
+    assert len({detector.serial for detector in camera.detectors}) == len(camera.detectors)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_detector_names_are_sensor_names(name: str) -> None:
     for detector in load_camera(name).detectors:
         assert str(SensorName.parse(detector.compact_name)) == detector.name

@@ -287,8 +287,8 @@ def _raft_detectors(
                 serial=raft.serials.get(place.slot, ""),
                 maker_serial=raft.maker_serials.get(place.slot, ""),
                 raft_serial=raft.serial,
-                centre_x_mm=raft.x_mm + x_mm,
-                centre_y_mm=raft.y_mm + y_mm,
+                centre_x_mm=round(raft.x_mm + x_mm, 6),
+                centre_y_mm=round(raft.y_mm + y_mm, 6),
                 orientation_deg=float((raft.orientation_deg + place.orientation_deg) % 360),
                 frame_bay=raft.frame_bay,
             )

@@ -31,23 +31,22 @@ class StopToken:
         await self._event.wait()
 
     async def until(self, items: AsyncIterable[ItemT]) -> AsyncIterator[ItemT]:
-        """Iterate ``items`` until the stop; an item that came with the stop is still given."""
+        """Iterate ``items`` until the stop; an item that came with the stop is still given.
+
+        What ``items`` raises is raised here.
+        """
         iterator = aiter(items)
-        stopping = asyncio.get_running_loop().create_task(self.wait(), name="stop-token")
+        loop = asyncio.get_running_loop()
+        stopping = loop.create_task(self.wait(), name="stop-token")
+        taking: asyncio.Task[ItemT] | None = None
         try:
             while not self.requested:
-                taking = asyncio.get_running_loop().create_task(
-                    _next_of(iterator), name="next-item"
-                )
-                try:
-                    await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                except asyncio.CancelledError:
-                    taking.cancel()
-                    raise
+                taking = loop.create_task(_next_of(iterator), name="next-item")
+                await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if not taking.done():
                     taking.cancel()
                     await asyncio.wait({taking})
-                    if taking.cancelled() or taking.exception() is not None:
+                    if taking.cancelled():
                         return
                 try:
                     item = taking.result()
@@ -55,7 +54,12 @@ class StopToken:
                     return
                 yield item
         finally:
-            stopping.cancel()
+            # The source may be in use until its task has ended, so that is waited for.
+            left = {task for task in (stopping, taking) if task is not None and not task.done()}
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left)
 
 
 async def _next_of(iterator: AsyncIterator[ItemT]) -> ItemT:
@@ -87,12 +91,18 @@ class Deadline:
         """The moment is past."""
         return self._clock.now_tai() >= self.due_tai
 
+    async def wait(self) -> None:
+        """Return when it is past."""
+        while not self.passed:
+            await self._clock.sleep(self.remaining_s)
+
 
 class Service(Protocol):
     """Something that runs until it is asked to stop.
 
     Resources open and close inside `run`; ``__init__`` only assigns. Returning without being
-    asked is an error of the process, and so is any exception.
+    asked is an error of the process, and so is any exception. A service that its own users may
+    end (exitControl of a CSC) calls ``stop.request()`` on its token and returns; the others go on.
     """
 
     @property
@@ -100,4 +110,4 @@ class Service(Protocol):
         """Unique within the process."""
 
     async def run(self, stop: StopToken, ready: Callable[[], None]) -> None:
-        """Recover, call ``ready`` once, then work until ``stop``."""
+        """Recover, call ``ready`` once, then work until ``stop``, which is this service's own."""

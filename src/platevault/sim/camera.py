@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
-from platevault.domain.camera import Camera, Detector
+import numpy as np
+from numpy.typing import NDArray
+
+from platevault.domain.camera import Camera, Detector, SensorPurpose
 from platevault.domain.errors import UsageError
+from platevault.domain.headers import HeaderValue
 from platevault.domain.ids import ImageName
 from platevault.domain.timescales import day_obs_of, isot
 from platevault.domain.wire import registers_of
+from platevault.ports.readout import ImageAnnouncement
+from platevault.sim.daq import SimDaq
 from platevault.sim.observatory import Announcer, Observatory
 from platevault.sim.pixels import ImageType, PixelRecipe
 from platevault.sim.sky import Pointing
@@ -52,6 +58,9 @@ class Request:
         Further keys of the command: groupId, program, reason, testType ...
     annotation
         Operator's note.
+    planes, facts
+        Counts by sensor and further header values of a real frame that is replayed instead of
+        made; ``None`` and empty for a simulated one.
     """
 
     image_type: str
@@ -59,13 +68,8 @@ class Request:
     count: int = 1
     keys: Mapping[str, str] | None = None
     annotation: str = ""
-
-
-class Trigger(Protocol):
-    """Starts the readout of an image into the DAQ's store."""
-
-    def trigger(self, image: str, recipe: PixelRecipe, *, annotation: str) -> str:
-        """Begin the readout; gives the tag of the image."""
+    planes: Mapping[str, NDArray[np.int32]] | None = None
+    facts: Mapping[str, HeaderValue] = field(default_factory=dict)
 
 
 class CameraDevice:
@@ -79,7 +83,7 @@ class CameraDevice:
         Device time and telescopes.
     announcer
         Publishes events.
-    trigger
+    daq
         The camera's DAQ.
     first_sequence
         Number of the first exposure of its day.
@@ -96,7 +100,7 @@ class CameraDevice:
         camera: Camera,
         observatory: Observatory,
         announcer: Announcer,
-        trigger: Trigger,
+        daq: SimDaq,
         first_sequence: int = 1,
         sensors: Sequence[str] = (),
         on_event: Callable[[str, str], Awaitable[int]] | None = None,
@@ -104,7 +108,7 @@ class CameraDevice:
         self.camera = camera
         self._observatory = observatory
         self._announcer = announcer
-        self._trigger = trigger
+        self.daq = daq
         self._sequence = first_sequence
         self._sensors = tuple(sensors)
         self._on_event = on_event
@@ -123,6 +127,18 @@ class CameraDevice:
                 "Sensor is not in the camera", sensor=unknown[0], camera=self.camera.name
             )
         return tuple(by_name[name] for name in self._sensors)
+
+    @property
+    def _ccds(self) -> tuple[Detector, ...]:
+        # Readout and temperature arrays hold CCDs: the second half of a wavefront CCD is not one.
+        halves = {(one.raft, one.slot) for one in self.detectors}
+        return tuple(
+            one
+            for one in self.detectors
+            if one.purpose is not SensorPurpose.WAVEFRONT
+            or not one.slot.endswith("1")
+            or (one.raft, f"{one.slot[:-1]}0") not in halves
+        )
 
     async def start(self) -> None:
         """Say what the camera is made of and which filter is in."""
@@ -214,9 +230,7 @@ class CameraDevice:
             {**common, "exposureTime": request.exposure_s, "timestampStartOfReadout": end},
             image,
         )
-        tag = self._trigger.trigger(
-            image, self._recipe(image_type, request.exposure_s, end), annotation=request.annotation
-        )
+        announced = self._start_readout(image, image_type, request)
         await self._say("imageReadoutParameters", self._geometry(image, request.annotation), image)
         await self._observatory.advance(self.camera.readout_s)
         await self._say_temperatures()
@@ -235,12 +249,12 @@ class CameraDevice:
             {
                 **common,
                 "exposureTime": request.exposure_s,
-                "imageTag": tag,
+                "imageTag": announced.tag,
                 "timestampDateObs": begin,
                 "timestampDateEnd": end,
                 "measuredShutterOpenTime": request.exposure_s if opened else 0.0,
                 "darkTime": end - begin,
-                "emulatedImage": "",
+                "emulatedImage": "" if request.planes is None else request.annotation,
             },
             image,
         )
@@ -256,6 +270,21 @@ class CameraDevice:
             await self._say("startShutterClose", {"timestampTransition": clock.now_tai()})
             await self._observatory.advance(_SHUTTER_S)
             await self._say("endShutterClose", {"timestampTransition": clock.now_tai()})
+
+    def _start_readout(
+        self, image: str, image_type: ImageType, request: Request
+    ) -> ImageAnnouncement:
+        now_tai = self._observatory.clock.now_tai()
+        if request.planes is not None:
+            return self.daq.trigger(
+                image, planes=request.planes, facts=request.facts, annotation=request.annotation
+            )
+        return self.daq.trigger(
+            image,
+            recipe=self._recipe(image_type, request.exposure_s, now_tai),
+            boards={self.camera.board_of(detector.name).location for detector in self.detectors},
+            annotation=request.annotation,
+        )
 
     def _recipe(self, image_type: ImageType, exposure_s: float, now_tai: float) -> PixelRecipe:
         target = self._target
@@ -322,7 +351,7 @@ class CameraDevice:
         }
 
     def _geometry(self, image: str, annotation: str) -> dict[str, Any]:
-        detectors = self.detectors
+        detectors = self._ccds
         registers = [registers_of(detector.type) for detector in detectors]
         return {
             "imageName": image,
@@ -344,7 +373,7 @@ class CameraDevice:
         }
 
     async def _say_temperatures(self) -> None:
-        detectors = self.detectors
+        detectors = self._ccds
         await self._say(
             "focal_plane_Ccd",
             {

@@ -56,14 +56,13 @@ def plan_night(
     Every third science visit has two snaps. The same arguments give the same plan.
     """
     random = np.random.default_rng([seed, *camera.name.encode()])
-    banded = [item.name for item in camera.filters if item.band in _SURVEY_BANDS]
-    filters = banded or [item.name for item in camera.filters]
+    filters = _survey_filters(camera)
     left, visits = exposures, 0
     moment_tai = begin_tai
     for image_type in _CALIBRATIONS[: max(0, exposures - 1)]:
         name = filters[int(random.integers(len(filters)))]
         yield Visit(
-            image_type, _EXPOSURE_S[image_type], 1, name, None, "BLOCK-T1", f"{image_type.lower()}s"
+            image_type, _EXPOSURE_S[image_type], 1, name, None, "BLOCK-T1", image_type.lower()
         )
         moment_tai += _EXPOSURE_S[image_type] + camera.readout_s
         left -= 1
@@ -81,6 +80,13 @@ def plan_night(
         moment_tai += snaps * (_EXPOSURE_S["OBJECT"] + camera.readout_s) + 5.0
         left -= snaps
         visits += 1
+
+
+def _survey_filters(camera: Camera) -> list[str]:
+    """Choose filters with a band; of a filter and a grating only those without grating."""
+    banded = [item.name for item in camera.filters if item.band in _SURVEY_BANDS]
+    plain = [name for name in banded if name.endswith("~empty")]
+    return plain or banded or [item.name for item in camera.filters]
 
 
 def _field(

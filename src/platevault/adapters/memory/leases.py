@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from platevault.domain.errors import UsageError
 from platevault.ports.clock import Clock
-from platevault.ports.leases import Grant
+from platevault.ports.leases import Grant, Leases
 
 
-class MemoryLeases:
+class MemoryLeases(Leases):
     """The `platevault.ports.leases.Leases` port within one process.
 
     Parameters
@@ -24,8 +26,8 @@ class MemoryLeases:
         self._next_fence = first_fence
         self._grants: dict[str, Grant] = {}
 
+    @override
     async def acquire(self, name: str, *, holder: str, ttl_s: float) -> Grant | None:
-        """Take the lease, as `Leases.acquire`."""
         _check(ttl_s)
         present = self._present(name)
         if present is None:
@@ -37,8 +39,8 @@ class MemoryLeases:
             return None
         return self._store(Grant(name, holder, fence, self._clock.now_tai() + ttl_s))
 
+    @override
     async def renew(self, grant: Grant, *, ttl_s: float) -> Grant | None:
-        """Extend the lease, as `Leases.renew`."""
         _check(ttl_s)
         if not self._is_held(grant):
             return None
@@ -46,13 +48,13 @@ class MemoryLeases:
             Grant(grant.name, grant.holder, grant.fence, self._clock.now_tai() + ttl_s)
         )
 
+    @override
     async def release(self, grant: Grant) -> None:
-        """Give the lease back; nothing happens if it was lost already."""
         if self._is_held(grant):
             del self._grants[grant.name]
 
+    @override
     async def current(self, name: str) -> Grant | None:
-        """Tell who holds the lease now."""
         return self._present(name)
 
     def _present(self, name: str) -> Grant | None:

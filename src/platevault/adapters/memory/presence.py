@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from typing_extensions import override
+
 from platevault.domain.errors import UsageError
 from platevault.ports.clock import Clock
-from platevault.ports.presence import Member
+from platevault.ports.presence import Member, Presence
 
 
-class MemoryPresence:
+class MemoryPresence(Presence):
     """The `platevault.ports.presence.Presence` port within one process.
 
     Parameters
@@ -22,21 +24,21 @@ class MemoryPresence:
         self._clock = clock
         self._members: dict[tuple[str, str], tuple[Member, float]] = {}
 
+    @override
     async def announce(
         self, kind: str, name: str, facts: Mapping[str, str], *, ttl_s: float
     ) -> None:
-        """Say that ``name`` lives, as `Presence.announce`."""
         if ttl_s <= 0:
             raise UsageError("A sign of life must last", field="ttl_s", value=ttl_s)
         now_tai = self._clock.now_tai()
         self._members[kind, name] = (Member(kind, name, dict(facts), now_tai), now_tai + ttl_s)
 
+    @override
     async def withdraw(self, kind: str, name: str) -> None:
-        """Say that ``name`` leaves in good order."""
         self._members.pop((kind, name), None)
 
+    @override
     async def alive(self, kind: str) -> list[Member]:
-        """List who is alive, sorted by name; ``*`` for every role."""
         now_tai = self._clock.now_tai()
         for key in [key for key, (_, until) in self._members.items() if until <= now_tai]:
             del self._members[key]

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Self
 
+import structlog
+from typing_extensions import override
+
 from platevault.domain.errors import UsageError
 from platevault.domain.messages import (
     MalformedMessageError,
@@ -26,10 +29,13 @@ from platevault.ports.work_queue import (
     DeliveryLostError,
     DeliverySettledError,
     QueueFullError,
+    WorkQueue,
 )
 from platevault.runtime.waiting import wait_first
 
 _HIGHEST_PRIORITY = 9
+
+_log = structlog.get_logger(__name__)
 
 
 class WhenFull(Enum):
@@ -169,7 +175,7 @@ class _Queue:
         self._changed = asyncio.Event()
 
 
-class MemoryWorkQueue:
+class MemoryWorkQueue(WorkQueue):
     """The `platevault.ports.work_queue.WorkQueue` port within one process.
 
     Bodies are encoded and decoded as a broker would. What it holds is gone with the process; the
@@ -184,8 +190,8 @@ class MemoryWorkQueue:
     when_full
         What happens to a sender then.
     delivery_limit
-        After so many deliveries a message is set aside. 10 bridges an hour of outages with pauses
-        that double up to minutes.
+        After so many deliveries a message is set aside. 10 is a choice: enough for a few crashed
+        consumers, few enough to stop a message that crashes them.
     """
 
     def __init__(
@@ -203,8 +209,8 @@ class MemoryWorkQueue:
         self._queues: dict[str, _Queue] = {}
         self._letters = _Letters(clock)
 
+    @override
     async def send(self, queue: str, message: Message, *, priority: int = 0) -> None:
-        """Put a message on a queue, as `WorkQueue.send`."""
         if not 0 <= priority <= _HIGHEST_PRIORITY:
             raise UsageError("Priority is out of range", value=priority, expected="0 to 9")
         await self._put(queue, encode_message(message), priority)
@@ -213,9 +219,9 @@ class MemoryWorkQueue:
         """Put any bytes on a queue, as a foreign sender could."""
         await self._put(queue, body, 0)
 
+    @override
     @asynccontextmanager
     async def consume(self, queue: str, *, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
-        """Receive messages, as `WorkQueue.consume`."""
         if prefetch < 1:
             raise UsageError("A consumer must take one message at least", value=prefetch)
         consumer = _Consumer(self._queue(queue), prefetch)
@@ -224,25 +230,27 @@ class MemoryWorkQueue:
         finally:
             consumer.close()
 
+    @override
     async def depth(self, queue: str) -> int:
-        """Count messages that wait or are unfinished."""
         return self._queue(queue).depth
 
+    @override
     async def dead_letters(self, queue: str = "") -> list[DeadLetter]:
-        """List what was set aside, oldest first."""
         return [letter for letter, _ in self._letters.kept.values() if queue in {"", letter.queue}]
 
+    @override
     async def redrive(self, letter_id: str) -> None:
-        """Put a dead letter back on its queue, as `WorkQueue.redrive`."""
         letter, stored = self._letters.take(letter_id)
         stored.deliveries = 0
         self._queue(letter.queue).append(stored)
 
-    async def dismiss(self, letter_id: str, *, reason: str) -> None:  # noqa: ARG002 - the port's
-        """Drop a dead letter for good."""
-        self._letters.take(letter_id)
+    @override
+    async def dismiss(self, letter_id: str, *, reason: str) -> None:
+        letter, _ = self._letters.take(letter_id)
+        _log.info("Dead letter was dismissed", queue=letter.queue, letter=letter_id, reason=reason)
 
     async def _put(self, name: str, body: bytes, priority: int) -> None:
+        await asyncio.sleep(0)  # a sender in a tight loop must not starve the consumers
         queue = self._queue(name)
         while queue.depth >= self._max_depth:
             if self._when_full is WhenFull.FAIL:
@@ -301,7 +309,7 @@ class _Consumer:
             self._queue.give_back(delivery.stored)
 
 
-class _Delivery:
+class _Delivery(Delivery):
     """One message in hand."""
 
     def __init__(
@@ -314,24 +322,26 @@ class _Delivery:
         self._attempt = stored.deliveries
 
     @property
+    @override
     def message(self) -> Message:
         return self._message
 
     @property
+    @override
     def attempt(self) -> int:
         return self._attempt
 
+    @override
     async def ack(self) -> None:
-        """Say that the durable effect is there."""
         self._consumer.forget(self)
         self._queue.drop()
 
+    @override
     async def retry(self, *, delay_s: float, reason: str) -> None:
-        """Put it back behind what waits, to come again after ``delay_s`` [s]."""
         self._consumer.forget(self)
         self._queue.retry(self.stored, delay_s=delay_s, reason=reason)
 
+    @override
     async def set_aside(self, *, reason: str) -> None:
-        """Move it to the dead letters."""
         self._consumer.forget(self)
         self._queue.set_aside(self.stored, reason)

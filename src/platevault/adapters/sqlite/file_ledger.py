@@ -27,7 +27,7 @@ from platevault.domain.inventory import (
     HeaderReference,
 )
 from platevault.domain.lifecycles import Destination, FileState
-from platevault.ports.file_ledger import Change
+from platevault.ports.file_ledger import Change, FileLedger
 
 _MAX_WAITING = 256
 
@@ -124,7 +124,7 @@ class SqliteLedgerReader:
         return await self._reader.call(partial(rows.select_attempts, image=image))
 
 
-class SqliteFileLedger(SqliteLedgerReader):
+class SqliteFileLedger(SqliteLedgerReader, FileLedger):
     """The `platevault.ports.file_ledger.FileLedger` port on a SQLite file.
 
     An asynchronous context manager; entering makes the file and brings its schema up to date.
@@ -177,30 +177,31 @@ class SqliteFileLedger(SqliteLedgerReader):
         if self._max_pages:
             connection.execute(f"PRAGMA max_page_count={self._max_pages:d}").fetchone()
 
+    @override
     async def register(
         self, exposure: Exposure, *, files: Collection[FileKey], now_tai: float
     ) -> bool:
-        """Store an exposure and its files, as `FileLedger.register`."""
         return await self._writer.call(
             partial(transactions.register, exposure=exposure, files=files, now_tai=now_tai)
         )
 
+    @override
     async def set_target(self, image: str, target_dir: str) -> str:
-        """Store the archive directory once, as `FileLedger.set_target`."""
         return await self._writer.call(
             partial(transactions.set_target, image=image, target_dir=target_dir)
         )
 
+    @override
     async def set_end_readout(self, image: str, end_readout_tai: float) -> None:
-        """Store the end of readout, as `FileLedger.set_end_readout`."""
         await self._writer.call(
             partial(transactions.set_end_readout, image=image, end_readout_tai=end_readout_tai)
         )
 
+    @override
     async def set_header(self, image: str, header: HeaderReference) -> None:
-        """Store where the header is, as `FileLedger.set_header`."""
         await self._writer.call(partial(transactions.set_header, image=image, header=header))
 
+    @override
     async def begin(
         self,
         keys: Sequence[FileKey],
@@ -210,7 +211,6 @@ class SqliteFileLedger(SqliteLedgerReader):
         fence: int,
         now_tai: float,
     ) -> list[AttemptRecord]:
-        """Open attempts, as `FileLedger.begin`."""
         return await self._writer.call(
             partial(
                 transactions.begin,
@@ -222,6 +222,7 @@ class SqliteFileLedger(SqliteLedgerReader):
             )
         )
 
+    @override
     async def stage(
         self,
         key: FileKey,
@@ -232,7 +233,6 @@ class SqliteFileLedger(SqliteLedgerReader):
         size_bytes: int,
         digest: str,
     ) -> None:
-        """Store what an attempt staged, as `FileLedger.stage`."""
         await self._writer.call(
             partial(
                 transactions.stage,
@@ -245,8 +245,8 @@ class SqliteFileLedger(SqliteLedgerReader):
             )
         )
 
+    @override
     async def apply(self, changes: Sequence[Change], *, now_tai: float) -> None:
-        """Change states, as `FileLedger.apply`."""
         await self._writer.call(
             partial(transactions.apply, changes=tuple(changes), now_tai=now_tai)
         )

@@ -50,11 +50,14 @@ class IngestResult:
         UUID in the Butler; empty if it was not catalogued.
     problem
         Why it was not; empty if it was.
+    bad_metadata
+        The problem is what its header says, not the file.
     """
 
     sensor: str
     dataset_id: str = ""
     problem: str = ""
+    bad_metadata: bool = False
 
 
 class Ingest(Protocol):

@@ -1,0 +1,1 @@
+"""A simulated or replayed night: deployment, driver, invariants, report."""

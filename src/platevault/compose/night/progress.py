@@ -1,0 +1,80 @@
+"""How far each exposure of a night is, for whoever watches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from platevault.domain.ids import FileKind
+from platevault.domain.lifecycles import Destination, FileState
+from platevault.domain.whereabouts import is_done
+from platevault.ports.file_ledger import FileLedger
+
+
+@dataclass(frozen=True, slots=True)
+class ExposureProgress:
+    """Progress of one exposure.
+
+    Attributes
+    ----------
+    image, camera
+        Which.
+    sensors
+        Sensor images expected.
+    written, catalogued, replicated
+        Sensor images in the archive, in the Butler, in the Data Backbone.
+    header
+        The header was published.
+    read_out
+        The readout has ended.
+    troubled
+        Sensor images that failed and wait, or are given up.
+    """
+
+    image: str
+    camera: str
+    sensors: int
+    written: int
+    catalogued: int
+    replicated: int
+    header: bool
+    read_out: bool
+    troubled: int
+
+    @property
+    def finished(self) -> bool:
+        """Every sensor image is where it must be."""
+        return self.written == self.catalogued == self.replicated == self.sensors
+
+
+_TROUBLE = frozenset({FileState.RETRY, FileState.DEAD, FileState.LATE, FileState.CORRUPT})
+
+
+async def night_progress(ledger: FileLedger, images: Sequence[str]) -> list[ExposureProgress]:
+    """Look up the progress of images, those not registered yet left out."""
+    found = []
+    for image in images:
+        record = await ledger.exposure(image)
+        if record is None:
+            continue
+        done: Counter[Destination] = Counter()
+        troubled = 0
+        for file in await ledger.files(image=image):
+            if file.key.kind is FileKind.RAW:
+                done[file.destination] += is_done(file)
+                troubled += file.state in _TROUBLE
+        found.append(
+            ExposureProgress(
+                image=image,
+                camera=record.exposure.camera,
+                sensors=len(record.exposure.sensors),
+                written=done[Destination.ARCHIVE],
+                catalogued=done[Destination.OODS],
+                replicated=done[Destination.BACKBONE],
+                header=record.header is not None,
+                read_out=record.end_readout_tai is not None,
+                troubled=troubled,
+            )
+        )
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import traceback
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -84,7 +85,7 @@ class Controller:
     identity
         ``private_identity``; ``Name`` or ``Name:index`` unless given.
     origin
-        Process id.
+        Process id; that of this process unless given.
 
     Notes
     -----
@@ -109,7 +110,7 @@ class Controller:
         self.identity = identity or (
             f"{component}:{sal_index}" if self.interface.indexed else component
         )
-        self.origin = origin
+        self.origin = origin or os.getpid()
         self._bus = bus
         self._clock = clock
         self._writers: dict[str, TopicWriter] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import os
 import secrets
 import socket
 from collections import deque
@@ -49,7 +50,7 @@ class Remote:
     identity
         ``private_identity``; ``user@host`` unless given. A remote within a CSC has the CSC's.
     origin
-        Process id.
+        Process id; that of this process unless given.
     watch
         Events and telemetry of which `latest` keeps the newest sample; every event unless given.
 
@@ -76,7 +77,7 @@ class Remote:
         self._bus = bus
         self._clock = clock
         self._identity = identity
-        self._origin = origin
+        self._origin = origin or os.getpid()
         self._watch = watch
         self._latest: dict[tuple[str, int], Sample] = {}
         self._newest: dict[str, Sample] = {}

@@ -1,0 +1,125 @@
+"""Work that goes on while a component is in certain states."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+
+from platevault.domain.errors import UsageError
+from platevault.domain.lifecycles import SummaryState
+from platevault.ports.clock import Clock
+from platevault.runtime.service import StopToken
+from platevault.sal.timing import time_limit
+
+WorkBody = Callable[[StopToken], Awaitable[None]]
+FaultReport = Callable[[int, str, str], Awaitable[None]]
+
+
+class NotRunningError(UsageError):
+    """The component does not run: call this within its hooks or commands."""
+
+
+@dataclass(eq=False)
+class _Work:
+    name: str
+    states: frozenset[SummaryState]
+    body: WorkBody
+    error_code: int
+    stop: StopToken = field(default_factory=StopToken)
+    task: asyncio.Task[None] | None = None
+
+
+class BackgroundWork:
+    """Starts and stops work as states change; its failure is a fault, never silence.
+
+    Parameters
+    ----------
+    clock
+        Measures the drain.
+    fault
+        Told error code, report and traceback when work fails, or ends without being asked.
+    drain_within_s
+        Time to finish the unit in hand after the request to stop [s]; then the work is cancelled.
+    """
+
+    def __init__(self, *, clock: Clock, fault: FaultReport, drain_within_s: float) -> None:
+        self._clock = clock
+        self._fault = fault
+        self._drain_within_s = drain_within_s
+        self._works: list[_Work] = []
+        self._group: asyncio.TaskGroup | None = None
+
+    def add(
+        self, body: WorkBody, *, name: str, states: Collection[SummaryState], error_code: int
+    ) -> None:
+        """Let ``body`` run whenever the state is one of ``states``."""
+        self._works.append(_Work(name, frozenset(states), body, error_code))
+
+    def open(self, group: asyncio.TaskGroup) -> None:
+        """Run the work in ``group`` from now on."""
+        self._group = group
+
+    async def stop(self, state: SummaryState) -> None:
+        """Stop what does not belong to ``state``, and wait for it.
+
+        Work that calls this itself is asked to stop, but not waited for.
+        """
+        async with asyncio.TaskGroup() as ending:
+            for work in self._works:
+                if state not in work.states or work.stop.requested:
+                    work.stop.request()
+                    if work.task is not asyncio.current_task():
+                        ending.create_task(self._end(work), name=f"end {work.name}")
+
+    def start(self, state: SummaryState) -> None:
+        """Start what belongs to ``state`` and does not run."""
+        for work in self._works:
+            if state in work.states and (work.task is None or work.task.done()):
+                work.stop = StopToken()
+                work.task = self._tasks.create_task(self._watch(work, work.stop), name=work.name)
+
+    def release(self, state: SummaryState) -> None:
+        """Ask what does not belong to ``state`` to stop, and do not wait for it."""
+        for work in self._works:
+            if state not in work.states and work.task is not None:
+                work.stop.request()
+                self._tasks.create_task(self._end(work), name=f"end {work.name}")
+
+    @property
+    def _tasks(self) -> asyncio.TaskGroup:
+        if self._group is None:
+            raise NotRunningError("The component does not run")
+        return self._group
+
+    async def _end(self, work: _Work) -> None:
+        task = work.task
+        if task is None:
+            return
+        try:
+            async with time_limit(self._clock, self._drain_within_s):
+                await asyncio.wait({task})
+        except TimeoutError:
+            task.cancel()
+            await asyncio.wait({task})
+        if work.task is task:
+            work.task = None
+
+    async def _watch(self, work: _Work, stop: StopToken) -> None:
+        try:
+            await work.body(stop)
+        except Exception as error:  # noqa: BLE001 (outermost of this work: it becomes a fault)
+            await self._fault(
+                work.error_code, f"{work.name} failed: {reason_of(error)}", traceback.format_exc()
+            )
+        else:
+            if not stop.requested:
+                await self._fault(work.error_code, f"{work.name} ended without being asked", "")
+
+
+def reason_of(error: BaseException) -> str:
+    """Say what went wrong; of a group, each single error."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(reason_of(single) for single in error.exceptions)
+    return str(error) or type(error).__name__

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from platevault.domain.errors import UsageError
 from platevault.domain.wire import BoardPixels, MalformedPixelsError
 from platevault.ports.readout import (
     BoardDescription,
     ImageAnnouncement,
     ReadoutUnavailableError,
 )
-from platevault.sim.daq import BoardSource, SimDaq
+from platevault.sim.daq import SimDaq
+from platevault.sim.daq_boards import BoardSource
 from platevault.sim.daq_faults import FaultKind
+from platevault.sim.pixels import check_buffer
 from platevault.sim.sensors import key_of
 
 #: Announcements a slow listener may fall behind; then it loses the oldest, for they are hints.
@@ -33,15 +34,12 @@ class Delivery:
 
     Attributes
     ----------
-    description
-        What the store says of it.
     data
-        Bytes that arrive, shape ``(n_bytes,)``; fewer than it says if the board is truncated.
+        Bytes that arrive, shape ``(n_bytes,)``; fewer than expected if the board is truncated.
     broken
         The connection breaks after them.
     """
 
-    description: BoardDescription
     data: NDArray[np.uint8]
     broken: bool
 
@@ -97,13 +95,20 @@ class SimReadout:
     async def read_board(
         self, image: str, location: str, *, into: NDArray[np.uint8] | None = None
     ) -> BoardPixels:
-        """Read the words of one board; errors as the port says."""
-        delivery = await self.deliver(image, location, into=into)
+        """Read the words of one board; errors as the port says.
+
+        Raises
+        ------
+        UsageError
+            ``into`` is not contiguous bytes, or is smaller than the board. Nothing was read.
+        """
+        source = await self.admit(image, location)
+        description = source.description
+        delivery = await self.deliver(source, into=into)
         if delivery.broken:
             raise ReadoutUnavailableError(
                 "The connection broke", image=image, location=location, got=len(delivery.data)
             )
-        description = delivery.description
         if len(delivery.data) != description.size_bytes:
             raise MalformedPixelsError(
                 "Board has fewer words than its registers say",
@@ -120,31 +125,40 @@ class SimReadout:
             channels=description.channels,
         )
 
-    async def deliver(
-        self, image: str, location: str, *, into: NDArray[np.uint8] | None = None
-    ) -> Delivery:
-        """Give what arrives of a board, faults included.
+    async def admit(self, image: str, location: str) -> BoardSource:
+        """Find a board and wait as long as faults let its reader wait.
 
         Raises
         ------
         ImageMissingError, ImageIncompleteError, ReadoutUnavailableError
             As for `read_board`.
-        UsageError
-            ``into`` is too small. Nothing was read.
         """
         self._answer()
         faults = self._daq.faults
-        source = self._daq.source(image, location)
-        size = source.description.size_bytes
-        if into is not None and len(into) < size:
-            raise UsageError("Buffer is smaller than the board", size=len(into), expected=size)
+        self._daq.source(image, location)
         await self._until(lambda: faults.find(FaultKind.STALLED, image, location) is None)
         slow = faults.strike(FaultKind.SLOW, image, location)
         if slow is not None:
             due_tai = self._daq.now_tai + slow.amount
             await self._until(lambda: self._daq.now_tai >= due_tai)
+        return self._daq.source(image, location)
+
+    async def deliver(
+        self, source: BoardSource, *, into: NDArray[np.uint8] | None = None
+    ) -> Delivery:
+        """Give what arrives of a board that was admitted, faults included.
+
+        Raises
+        ------
+        UsageError
+            ``into`` is not contiguous bytes, or is smaller than the board. Nothing was read.
+        """
+        image, location = source.image, source.board.location
+        size = source.description.size_bytes
+        check_buffer(into, size)
         async with self._making:
             data = await self._make(source, into)
+        faults = self._daq.faults
         corrupt = faults.strike(FaultKind.CORRUPT, image, location)
         if corrupt is not None:
             data = self._corrupted(data, source, int(corrupt.amount))
@@ -152,7 +166,7 @@ class SimReadout:
         if truncated is not None:
             data = data[: min(int(size * truncated.amount), size - 1)]
         broken = faults.strike(FaultKind.DISCONNECTED, image, location) is not None
-        return Delivery(source.description, data[: size // 2] if broken else data, broken)
+        return Delivery(data[: size // 2] if broken else data, broken)
 
     def _answer(self) -> None:
         if self._daq.faults.strike(FaultKind.UNREACHABLE) is not None:

@@ -234,14 +234,26 @@ def board_registers(camera: Camera, board: Board) -> ReadoutRegisters:
     return kinds.pop()
 
 
-def _buffer(size: int, into: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    if into is None:
-        return np.empty(size, np.uint8)
-    if into.dtype != np.uint8 or into.ndim != 1 or not into.flags.c_contiguous or len(into) < size:
+def check_buffer(into: NDArray[np.uint8] | None, size_bytes: int) -> None:
+    """Refuse a buffer that is not contiguous, writeable bytes or is too small (`UsageError`)."""
+    if into is not None and (
+        into.dtype != np.uint8
+        or into.ndim != 1
+        or not into.flags.c_contiguous
+        or not into.flags.writeable
+        or len(into) < size_bytes
+    ):
         raise UsageError(
-            "Buffer does not suit a board", dtype=str(into.dtype), shape=into.shape, expected=size
+            "Buffer does not suit a board",
+            dtype=str(into.dtype),
+            shape=into.shape,
+            expected=size_bytes,
         )
-    return into[:size]
+
+
+def _buffer(size: int, into: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    check_buffer(into, size)
+    return np.empty(size, np.uint8) if into is None else into[:size]
 
 
 def _row_starts(

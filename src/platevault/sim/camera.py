@@ -21,7 +21,6 @@ from platevault.sim.observatory import Announcer, Observatory
 from platevault.sim.pixels import ImageType, PixelRecipe
 from platevault.sim.sky import Pointing
 from platevault.sim.telemetry import Said
-from platevault.sim.telescope import Target
 
 #: Time the shutter takes to open or close [s] (LSSTCam blades, rough).
 _SHUTTER_S = 0.9
@@ -113,7 +112,6 @@ class CameraDevice:
         self._sensors = tuple(sensors)
         self._on_event = on_event
         self._filter = camera.filters[0].name
-        self._target: Target | None = None
 
     @property
     def detectors(self) -> tuple[Detector, ...]:
@@ -181,17 +179,8 @@ class CameraDevice:
         if self.camera.components.telescope == "aux":
             await self._set_wheels(name, bands[name])
 
-    async def take(self, request: Request, *, target: Target | None) -> list[str]:
-        """Take exposures; gives their image names.
-
-        Parameters
-        ----------
-        request
-            What to take.
-        target
-            Where the telescope points, for the stars; ``None`` for the dome.
-        """
-        self._target = target
+    async def take(self, request: Request) -> list[str]:
+        """Take exposures of where the telescope points; gives their image names."""
         image_type = ImageType.parse(request.image_type)
         images = []
         for index in range(1, request.count + 1):
@@ -287,7 +276,7 @@ class CameraDevice:
         )
 
     def _recipe(self, image_type: ImageType, exposure_s: float, now_tai: float) -> PixelRecipe:
-        target = self._target
+        target = self._observatory.telescopes[self.camera.components.telescope].target
         pointing = (
             Pointing(target.ra_deg, target.dec_deg, target.sky_angle_deg)
             if target is not None and image_type is ImageType.OBJECT

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from platevault.csc.background import BackgroundWork, WorkBody, reason_of
 from platevault.csc.configuration import Applied, ConfigurationSource
 from platevault.csc.offering import ConfigurationOffer
 from platevault.csc.states import commands_down_from, commands_up_to, target_of
+from platevault.csc.voice import Voice
 from platevault.domain.errors import PlatevaultError, UsageError
 from platevault.domain.lifecycles import SummaryState
 from platevault.ports.clock import Clock
@@ -111,7 +111,8 @@ class Csc:
             component=component, sal_index=sal_index, bus=bus, interfaces=interfaces, clock=clock
         )
         self._version = version
-        self._offer = ConfigurationOffer(source=configuration, voice=self)
+        self._voice = Voice(controller=self._controller, clock=clock)
+        self._offer = ConfigurationOffer(source=configuration, voice=self._voice)
         self._simulation_mode = simulation_mode
         self._initial_state = initial_state
         self._initial_override = initial_override
@@ -121,7 +122,6 @@ class Csc:
             SummaryState.OFFLINE if initial_state is SummaryState.OFFLINE else SummaryState.STANDBY
         )
         self._faults = 0
-        self._log_levels = {"": logging.INFO}
         self._transitions = asyncio.Lock()
         self._background = BackgroundWork(
             clock=clock, fault=self.fault, drain_within_s=drain_within_s
@@ -177,53 +177,24 @@ class Csc:
         """Let ``body(stop)`` run while ENABLED; see `while_in`."""
         self.while_in({SummaryState.ENABLED}, body, name=name, error_code=error_code)
 
-    def says(self, event: str, /) -> bool:
-        """Tell whether the component has the event."""
-        return self._controller.interface.has(f"logevent_{event}")
-
     async def publish(self, event: str, /, *, force: bool = False, **fields: Any) -> bool:
         """Publish an event if a field differs from the last time, or ``force``; tell whether.
 
         An event that is an occurrence and not a state (a file was written) needs ``force``, or a
         second one with equal fields is not seen.
         """
-        writer = self._controller.event(event)
-        if not force:
-            return await writer.write_if_changed(**fields)
-        await writer.write(**fields)
-        return True
+        return await self._voice.publish(event, force=force, **fields)
 
     async def publish_telemetry(self, topic: str, /, **fields: Any) -> None:
         """Publish telemetry."""
-        await self._controller.telemetry(topic).write(**fields)
+        await self._voice.publish_telemetry(topic, **fields)
 
-    async def log(
-        self,
-        level: int,
-        message: str,
-        /,
-        *,
-        traceback: str = "",
-        subsystem: str = "",
-        **facts: object,
-    ) -> None:
-        """Log, and publish ``logMessage`` if ``level`` reaches the level in use."""
-        _log.log(_log_level_of(level), message, component=self.name, **facts)
-        if level < self._log_levels.get(subsystem, self._log_levels[""]):
-            return
-        try:
-            await self.publish(
-                "logMessage",
-                force=True,
-                name=f"{self.name}.{subsystem}" if subsystem else self.name,
-                level=level,
-                message=str(PlatevaultError(message, **facts)),
-                traceback=traceback,
-                process=os.getpid(),
-                timestamp=self.clock.now_tai(),
-            )
-        except BusUnavailableError as error:
-            _log.warning("Log message not published", component=self.name, reason=str(error))
+    async def log(self, level: int, message: str, /, **facts: Any) -> None:
+        """Log, and publish ``logMessage`` if ``level`` reaches the level in use.
+
+        ``traceback`` and ``subsystem`` among the facts go into the fields of that name.
+        """
+        await self._voice.log(level, message, **facts)
 
     async def fault(self, code: int, report: str, traceback: str = "") -> None:
         """Go to FAULT; the one way there. While in FAULT or OFFLINE it is only logged.
@@ -310,7 +281,7 @@ class Csc:
         """
         self._take_commands()
         await self._controller.continue_stamps()
-        await self._publish_log_level("")
+        await self._voice.say_level()
         if self._check_duplicates:
             await self._look_for_duplicate()
         async with asyncio.TaskGroup() as group:
@@ -432,14 +403,8 @@ class Csc:
         level, subsystem = command.fields["level"], command.fields["subsystem"]
         if level < 0:
             raise CommandRefusedError("Not a log level", value=level, expected=">= 0")
-        self._log_levels[subsystem] = level
-        await self._publish_log_level(subsystem)
+        await self._voice.set_level(level, subsystem)
         return None
-
-    async def _publish_log_level(self, subsystem: str) -> None:
-        await self.publish(
-            "logLevel", force=True, level=self._log_levels[subsystem], subsystem=subsystem
-        )
 
     async def _change_state(self, command: str, override: str = "") -> None:
         before, faults = self._state, self._faults
@@ -505,8 +470,3 @@ class Csc:
 
 async def _nothing() -> None:
     pass
-
-
-def _log_level_of(level: int) -> int:
-    """Give the standard level at or below ``level``."""
-    return max(logging.DEBUG, min(logging.CRITICAL, level - level % 10))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Protocol
 
 from platevault.csc.configuration import (
     Applied,
@@ -11,19 +10,7 @@ from platevault.csc.configuration import (
     ConfigurationError,
     ConfigurationSource,
 )
-
-
-class Voice(Protocol):
-    """What a component can say."""
-
-    def says(self, event: str, /) -> bool:
-        """Tell whether the component has the event."""
-
-    async def publish(self, event: str, /, *, force: bool = False, **fields: Any) -> bool:
-        """Publish an event."""
-
-    async def log(self, level: int, message: str, /, **facts: Any) -> None:
-        """Log, here and on the bus."""
+from platevault.csc.voice import Voice
 
 
 class ConfigurationOffer:
@@ -34,7 +21,7 @@ class ConfigurationOffer:
     source
         Where they are; ``None`` if the component has no settings.
     voice
-        The component.
+        Says it.
     """
 
     def __init__(self, *, source: ConfigurationSource | None, voice: Voice) -> None:
@@ -44,7 +31,7 @@ class ConfigurationOffer:
 
     async def look(self) -> None:
         """Look what is on offer and publish ``configurationsAvailable`` if it changed."""
-        if self.source is None or not self._voice.says("configurationsAvailable"):
+        if self.source is None or not self._voice.has("configurationsAvailable"):
             return
         problem = ""
         try:
@@ -68,7 +55,7 @@ class ConfigurationOffer:
 
     async def tell(self, applied: Applied) -> None:
         """Publish ``configurationApplied``, also when it is the same as before."""
-        if self._voice.says("configurationApplied"):
+        if self._voice.has("configurationApplied"):
             await self._voice.publish(
                 "configurationApplied",
                 force=True,

@@ -22,14 +22,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
-
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from platevault.domain.errors import UsageError
 from platevault.domain.samples import FieldSchema, TopicKind, TopicSchema
 from platevault.sal.avro import avro_schema, rev_code
+from platevault.sal.interface_files import (
+    ComponentText,
+    FieldText,
+    GenericsText,
+    InterfaceFileError,
+    SharedFieldsText,
+    TemplateText,
+    TopicText,
+    TopicTexts,
+    parse_file,
+)
 
 __all__ = [
     "ComponentInterface",
@@ -69,8 +76,6 @@ _ACKCMD_FIELDS = (
         description="Estimated remaining duration of command; only relevant if ack=INPROGRESS",
     ),
 )
-_ModelT = TypeVar("_ModelT", bound=BaseModel)
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FAMILY_KINDS = {
     "commands": TopicKind.COMMAND,
     "events": TopicKind.EVENT,
@@ -86,79 +91,6 @@ class UnknownComponentError(UsageError):
 
 class UnknownTopicError(UsageError):
     """The component has no such topic: mend the name."""
-
-
-class InterfaceFileError(UsageError):
-    """An interface file is not as it must be: mend the named field of the named file."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class _FieldText(_Part):
-    type: Literal[
-        "boolean",
-        "byte",
-        "short",
-        "int",
-        "long",
-        "long long",
-        "unsigned short",
-        "unsigned int",
-        "float",
-        "double",
-        "string",
-    ]
-    count: Annotated[int, Field(ge=1)] | str = 1
-    units: str = "unitless"
-    max_length: Annotated[int, Field(ge=0)] = 0
-    enum: dict[str, int] = {}
-    about: str = ""
-
-
-class _TopicText(_Part):
-    about: str = ""
-    without: list[str] = []
-    fields: dict[str, _FieldText | None] = {}
-
-
-class _Topics(_Part):
-    about: str = ""
-    commands: dict[str, _TopicText] = {}
-    events: dict[str, _TopicText] = {}
-    telemetry: dict[str, _TopicText] = {}
-    native: dict[str, _TopicText] = {}
-
-
-class _TemplateText(_Topics):
-    template: str
-
-
-class _ComponentText(_Topics):
-    component: str
-    indexed: bool
-    indices: dict[str, int] = {}
-    generics: list[str]
-    like: list[str] = []
-    sizes: dict[str, Annotated[int, Field(ge=1)]] = {}
-    fields: dict[str, _FieldText] = {}
-
-    @model_validator(mode="after")
-    def _indices_need_an_index(self) -> Self:
-        if self.indices and not self.indexed:
-            raise ValueError("indices are given, but indexed is false")
-        return self
-
-
-class _GenericsText(_Part):
-    interface: str
-    categories: dict[str, _Topics]
-
-
-class _FieldsText(_Part):
-    fields: dict[str, _FieldText]
-    runs: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -316,14 +248,16 @@ class _Assembly:
     """Puts the files together."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
-        self._generics = _parse("_generics.yaml", texts["_generics.yaml"], _GenericsText)
-        self._shared = _parse("_fields.yaml", texts["_fields.yaml"], _FieldsText)
+        self._generics = parse_file("_generics.yaml", texts["_generics.yaml"], GenericsText)
+        self._shared = parse_file("_fields.yaml", texts["_fields.yaml"], SharedFieldsText)
         rest = sorted(set(texts) - {"_generics.yaml", "_fields.yaml"})
         self._templates = {
-            name: _parse(name, texts[name], _TemplateText) for name in rest if name.startswith("_")
+            name: parse_file(name, texts[name], TemplateText)
+            for name in rest
+            if name.startswith("_")
         }
         self._components = {
-            name: _parse(name, texts[name], _ComponentText)
+            name: parse_file(name, texts[name], ComponentText)
             for name in rest
             if not name.startswith("_")
         }
@@ -342,7 +276,7 @@ class _Assembly:
             components[text.component] = self._component(file, text)
         return Interfaces(version=self._generics.interface, components=components)
 
-    def _component(self, file: str, text: _ComponentText) -> ComponentInterface:
+    def _component(self, file: str, text: ComponentText) -> ComponentInterface:
         topics: dict[str, TopicSchema] = {}
         native: set[str] = set()
         for layer in self._layers(file, text):
@@ -367,16 +301,16 @@ class _Assembly:
             text.component, text.about, text.indexed, text.indices, topics, frozenset(native)
         )
 
-    def _layers(self, file: str, text: _ComponentText) -> Iterator[_Topics]:
+    def _layers(self, file: str, text: ComponentText) -> Iterator[TopicTexts]:
         categories = self._generics.categories
         single = categories["single"]
         for wanted in text.generics:
             if wanted in categories and wanted != "single":
                 yield categories[wanted]
             elif wanted.startswith("command_") and wanted[8:] in single.commands:
-                yield _Topics(commands={wanted[8:]: single.commands[wanted[8:]]})
+                yield TopicTexts(commands={wanted[8:]: single.commands[wanted[8:]]})
             elif wanted.startswith("logevent_") and wanted[9:] in single.events:
-                yield _Topics(events={wanted[9:]: single.events[wanted[9:]]})
+                yield TopicTexts(events={wanted[9:]: single.events[wanted[9:]]})
             else:
                 raise InterfaceFileError(
                     "No such generic category or topic",
@@ -403,7 +337,7 @@ class _Assembly:
         yield text
 
     def _patched(
-        self, file: str, text: _ComponentText, base: TopicSchema, topic: _TopicText
+        self, file: str, text: ComponentText, base: TopicSchema, topic: TopicText
     ) -> TopicSchema:
         fields = {field.name: field for field in base.fields}
         for name in topic.without:
@@ -422,8 +356,8 @@ class _Assembly:
         )
 
     def _spread(
-        self, file: str, base: TopicSchema, topic: _TopicText
-    ) -> Iterator[tuple[str, _FieldText | None]]:
+        self, file: str, base: TopicSchema, topic: TopicText
+    ) -> Iterator[tuple[str, FieldText | None]]:
         for name, own in topic.fields.items():
             if not name.startswith("+"):
                 yield name, own
@@ -440,7 +374,7 @@ class _Assembly:
                 yield member, None
 
     def _field(
-        self, file: str, text: _ComponentText, topic: str, name: str, own: _FieldText | None
+        self, file: str, text: ComponentText, topic: str, name: str, own: FieldText | None
     ) -> FieldSchema:
         given = own or text.fields.get(name) or self._shared.fields.get(name)
         if given is None:
@@ -465,19 +399,3 @@ class _Assembly:
         return FieldSchema(
             name, given.type, count, given.units, given.about, given.max_length, given.enum
         )
-
-
-def _parse(file: str, text: str, model: type[_ModelT]) -> _ModelT:
-    try:
-        return model.model_validate(yaml.load(text, Loader=_LOADER))  # noqa: S506 (safe loaders)
-    except yaml.YAMLError as error:
-        raise InterfaceFileError("Not YAML", file=file, value=str(error)) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InterfaceFileError(
-            "The interface file has an error",
-            file=file,
-            field=".".join(str(part) for part in first["loc"]),
-            value=first["input"],
-            expected=first["msg"],
-        ) from error

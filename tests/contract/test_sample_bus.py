@@ -1,0 +1,79 @@
+"""The sample bus in memory keeps the contract."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from typing_extensions import override
+
+from platevault.adapters.memory.sample_bus import MemorySampleBus
+from platevault.domain.samples import Sample, TopicSchema
+from platevault.ports.sample_bus import Gap, SampleBus
+from platevault.testing.clocks import SteppedClock
+from platevault.testing.sample_bus_contract import (
+    QUEUE_LIMIT,
+    SampleBusContract,
+    contract_sample,
+    contract_topic,
+    numbers_of,
+    take_recorded,
+)
+
+RECORD_LIMIT = 50
+
+
+class TestMemorySampleBus(SampleBusContract):
+    @pytest.fixture
+    def bus(self) -> SampleBus:
+        return MemorySampleBus(
+            clock=SteppedClock(), queue_limit=QUEUE_LIMIT, record_limit=RECORD_LIMIT
+        )
+
+    @override
+    async def put_raw(self, bus: SampleBus, sample: Sample) -> None:
+        assert isinstance(bus, MemorySampleBus)
+        received = replace(sample, received_tai=1.0)
+        for subscription in bus._subscribers[sample.topic.component, sample.topic.sal_name]:
+            subscription._live.append(received)
+            subscription._news.set()
+
+    @override
+    async def retained_raw(self, bus: SampleBus, topic: TopicSchema) -> list[Sample]:
+        assert isinstance(bus, MemorySampleBus)
+        return list(bus._latest[topic.component, topic.sal_name].values())
+
+    async def test_what_an_absent_group_cannot_keep_is_a_gap(self, bus: SampleBus) -> None:
+        topic = contract_topic()
+        async with bus.record([topic], group="efd"):
+            pass
+        for sequence in range(1, RECORD_LIMIT + 6):
+            await bus.publish(contract_sample(sequence))
+        async with bus.record([topic], group="efd") as recording:
+            got = await take_recorded(recording, RECORD_LIMIT + 1)
+        assert got[0] == Gap(topic, 1, "PVDemo:1", 1, 5)
+        assert numbers_of(got[1:]) == list(range(6, RECORD_LIMIT + 6))
+
+    async def test_a_slow_member_sees_a_gap_and_goes_on(self, bus: SampleBus) -> None:
+        topic = contract_topic()
+        async with bus.record([topic], group="efd") as recording:
+            await bus.publish(contract_sample(1))
+            assert numbers_of(await take_recorded(recording, 1)) == [1]
+            for sequence in range(2, RECORD_LIMIT + 4):
+                await bus.publish(contract_sample(sequence))
+            got = await take_recorded(recording, RECORD_LIMIT + 1)
+        assert got[0] == Gap(topic, 1, "PVDemo:1", 2, 3)
+        assert numbers_of(got) == list(range(4, RECORD_LIMIT + 4))
+
+    async def test_what_was_given_but_dropped_uncommitted_is_a_gap_later(
+        self, bus: SampleBus
+    ) -> None:
+        topic = contract_topic()
+        async with bus.record([topic], group="efd") as recording:
+            await bus.publish(contract_sample(1))
+            await take_recorded(recording, 1)
+            for sequence in range(2, RECORD_LIMIT + 2):
+                await bus.publish(contract_sample(sequence))
+        async with bus.record([topic], group="efd") as recording:
+            first = (await take_recorded(recording, 1))[0]
+        assert first == Gap(topic, 1, "PVDemo:1", 1, 1)

@@ -98,15 +98,15 @@ def format_fits(cards: Sequence[Card]) -> bytes:
     return text.ljust(-(-len(text) // _FITS_BLOCK) * _FITS_BLOCK).encode("ascii")
 
 
-def _facts(document: HeaderDocument) -> Iterator[tuple[str, HeaderValue]]:
+def _facts(document: HeaderDocument) -> Iterator[tuple[str, HeaderValue | list[str]]]:
     yield "FORMAT", FORMAT_VERSION
     yield "IMAGE", document.image
     yield "CAMERA", document.camera
     yield "VERSION", document.version
     yield "STATUS", str(document.status)
     yield "COMPLETENESS", document.completeness
-    yield "MISSING", " ".join(keyword.replace(" ", ".") for keyword in document.missing)
-    yield "CHANGED", " ".join(keyword.replace(" ", ".") for keyword in document.changed)
+    yield "MISSING", list(document.missing)
+    yield "CHANGED", list(document.changed)
 
 
 def _plain_card(card: Card) -> dict[str, HeaderValue]:
@@ -237,13 +237,9 @@ def header_from_plain(
         sections=cards,
         completeness=float(facts.get("COMPLETENESS", 0.0)),
         records=_records_of(sections.get(_RECORDS, ())),
-        changed=_words(facts.get("CHANGED", "")),
-        missing=_words(facts.get("MISSING", "")),
+        changed=tuple(facts.get("CHANGED", ())),
+        missing=tuple(facts.get("MISSING", ())),
     )
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.replace(".", " ") for word in text.split())
 
 
 def _from_json(plain: Mapping[str, Any]) -> HeaderDocument:

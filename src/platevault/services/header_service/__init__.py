@@ -1,0 +1,1 @@
+"""Collects the state of the observatory for each exposure into one header object."""

@@ -493,6 +493,7 @@ def detector_types(draw: st.DrawFn, name: str = "ccd") -> DetectorType:
         gain_e_per_adu=draw(st.floats(0.1, 10)),
         bias_adu=draw(st.floats(0, 30000)),
         read_noise_adu=draw(st.floats(0, 30)),
+        binning=draw(st.integers(1, 4)),
     )
 
 

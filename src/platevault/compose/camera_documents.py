@@ -87,6 +87,7 @@ class DetectorTypeDocument(_Document):
     gain_e_per_adu: float = Field(default=1.0, gt=0, description="for the simulator")
     bias_adu: float = Field(default=1000.0, ge=0, description="for the simulator")
     read_noise_adu: float = Field(default=5.0, ge=0, description="for the simulator")
+    binning: int = Field(default=1, ge=1, le=64, description="along x and y; sizes are as binned")
 
 
 class LayoutDetectorDocument(_Document):

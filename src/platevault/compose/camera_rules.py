@@ -188,6 +188,7 @@ def _detector_type(name: str, given: DetectorTypeDocument, word_bits: int) -> De
         gain_e_per_adu=float(given.gain_e_per_adu),
         bias_adu=float(given.bias_adu),
         read_noise_adu=float(given.read_noise_adu),
+        binning=given.binning,
     )
     for key, value in (("xor_mask", given.xor_mask), ("saturation_adu", given.saturation_adu)):
         if value >= 1 << word_bits:

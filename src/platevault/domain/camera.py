@@ -77,6 +77,8 @@ class DetectorType:
         Largest count of the converter [adu].
     gain_e_per_adu, bias_adu, read_noise_adu
         Nominal properties, used by the simulator only.
+    binning
+        Pixels of the silicon added up per pixel of the readout, along x and y alike.
     """
 
     name: str
@@ -95,6 +97,7 @@ class DetectorType:
     gain_e_per_adu: float
     bias_adu: float
     read_noise_adu: float
+    binning: int = 1
 
     @property
     def columns(self) -> int:

@@ -63,7 +63,7 @@ def _segment(camera: Camera, detector: Detector, amp: Amplifier, number: int) ->
     cards = [
         Card("CHANNEL", number, "Number of the HDU of the amplifier"),
         Card("EXTNAME", f"{camera.extname_prefix}{amp.name}", "Name of the amplifier"),
-        Card("CCDSUM", "1 1", "Binning"),
+        Card("CCDSUM", f"{kind.binning} {kind.binning}", "Binning"),
         Card(
             "DATASEC",
             f"[{first}:{kind.prescan + kind.data_columns},1:{kind.data_rows}]",

@@ -1,0 +1,108 @@
+"""What the services of a process share, opened in order and closed in reverse."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from platevault.adapters.butler import ButlerIngest
+from platevault.adapters.filesystem.durable import DigestAlgorithm, SyncPolicy
+from platevault.adapters.filesystem.links import FilesystemLinkStore
+from platevault.adapters.filesystem.object_store import FilesystemObjectStore
+from platevault.adapters.fits.codec import Encoding
+from platevault.adapters.fits.writer import FitsImageWriter
+from platevault.adapters.memory.leases import MemoryLeases
+from platevault.adapters.memory.presence import MemoryPresence
+from platevault.adapters.memory.sample_bus import MemorySampleBus
+from platevault.adapters.memory.work_queue import MemoryWorkQueue
+from platevault.adapters.system_clock import SystemClock
+from platevault.compose.ledgers import file_ledger
+from platevault.compose.settings import Settings
+from platevault.domain.camera import Camera
+from platevault.ports.clock import Clock
+from platevault.ports.file_ledger import FileLedger
+from platevault.ports.image_writer import ImageWriter, LinkStore
+from platevault.ports.ingest import Ingest
+from platevault.ports.leases import Leases
+from platevault.ports.object_store import ObjectStore
+from platevault.ports.presence import Presence
+from platevault.ports.sample_bus import SampleBus
+from platevault.ports.work_queue import WorkQueue
+from platevault.sal.schema import Interfaces, load_interfaces
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessContext:
+    """Settings and one open adapter for each port.
+
+    Attributes
+    ----------
+    settings
+        Settings of the site.
+    version
+        Version of the product.
+    cameras
+        Cameras of the site, by name.
+    clock
+        Time of services; devices of the simulation have their own.
+    interfaces
+        Topics of every component.
+    bus, queue, leases, presence, ledger, writer, links, annex, ingest
+        The ports.
+    """
+
+    settings: Settings
+    version: str
+    cameras: Mapping[str, Camera]
+    clock: Clock
+    interfaces: Interfaces
+    bus: SampleBus
+    queue: WorkQueue
+    leases: Leases
+    presence: Presence
+    ledger: FileLedger
+    writer: ImageWriter
+    links: LinkStore
+    annex: ObjectStore
+    ingest: Ingest
+
+
+@asynccontextmanager
+async def embedded_context(
+    settings: Settings, cameras: Mapping[str, Camera]
+) -> AsyncIterator[ProcessContext]:
+    """Open everything in this process: bus, queue and leases in memory, SQLite, local files."""
+    clock = SystemClock()
+    settings.root.mkdir(parents=True, exist_ok=True)
+    sync = SyncPolicy(settings.forwarder.durability)
+    async with AsyncExitStack() as stack:
+        yield ProcessContext(
+            settings=settings,
+            version=version("platevault"),
+            cameras=cameras,
+            clock=clock,
+            interfaces=load_interfaces(),
+            bus=MemorySampleBus(clock=clock),
+            queue=MemoryWorkQueue(clock=clock),
+            # The ledger outlives the process and refuses older fences: begin beyond them.
+            leases=MemoryLeases(clock=clock, first_fence=int(clock.now_tai() * 1000)),
+            presence=MemoryPresence(clock=clock),
+            ledger=await stack.enter_async_context(file_ledger(settings)),
+            writer=await stack.enter_async_context(
+                FitsImageWriter(
+                    sync=sync,
+                    algorithm=DigestAlgorithm(settings.forwarder.digest),
+                    encoding=Encoding(
+                        compressed=settings.forwarder.compression == "rice",
+                        tile_rows=settings.forwarder.tile_rows,
+                    ),
+                )
+            ),
+            links=await stack.enter_async_context(FilesystemLinkStore(sync=sync)),
+            annex=FilesystemObjectStore(settings.annex_dir),
+            ingest=await stack.enter_async_context(
+                ButlerIngest(settings.butler_dir, compatibility=settings.oods.compatibility)
+            ),
+        )

@@ -1,0 +1,1 @@
+"""The Butler: ingest of raw images, and reading them back; `ingest` and `raw_image` import fast."""

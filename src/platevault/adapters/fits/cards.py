@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 
 from platevault.domain.errors import UsageError
 from platevault.domain.headers import Card, HeaderValue
@@ -37,6 +38,8 @@ _UNPRINTABLE = re.compile(r"[^ -~]")
 _HIERARCH = "HIERARCH "
 #: Longest hierarchical keyword with room for ``=``, a blank and a text of eight characters.
 _HIERARCH_LIMIT = CARD_BYTES - 3 - 10
+#: Keywords whose form is kept.
+_KEYWORDS = 4096
 
 
 class InvalidCardError(UsageError):
@@ -45,16 +48,7 @@ class InvalidCardError(UsageError):
 
 def clean_card(card: Card) -> Card:
     """Give the card as a reader will see it; `InvalidCardError` if it cannot be written."""
-    keyword = card.keyword
-    if keyword not in _COMMENTARY:
-        _written_keyword(keyword)
-    value = _clean_value(keyword, card.value)
-    comment = card.comment
-    if not (comment.isascii() and comment.isprintable()):
-        comment = _UNPRINTABLE.sub("?", comment)
-    if value is card.value and comment is card.comment:
-        return card
-    return Card(keyword, value, comment)
+    return render_card(card)[1]
 
 
 def format_card(card: Card) -> str:
@@ -65,27 +59,42 @@ def format_card(card: Card) -> str:
     InvalidCardError
         The keyword, or the type of the value, cannot be written. Leave the card out, or mend it.
     """
-    keyword = card.keyword
+    return render_card(card)[0]
+
+
+def render_card(card: Card) -> tuple[str, Card]:
+    """Do both at once: the text of `format_card` and the card of `clean_card`."""
+    keyword, value, comment = card.keyword, card.value, card.comment
     if keyword in _COMMENTARY:
-        text = card.value if isinstance(card.value, str) else card.comment
-        return _format_commentary(keyword, text)
+        return _render_commentary(card)
     head = _written_keyword(keyword)
-    value = card.value
-    comment = card.comment
+    clean = value
     if not (comment.isascii() and comment.isprintable()):
         comment = _UNPRINTABLE.sub("?", comment)
     if isinstance(value, str):
-        text = _quotable(value)
-        if len(head) + len(text) + 2 > CARD_BYTES:
-            return _format_continued(head, text, comment)
-        field = f"'{text:8}'"
+        if not (value.isascii() and value.isprintable()):
+            value = _UNPRINTABLE.sub("?", value)
+        clean = value = value.rstrip(" ")
+        if "'" in value:
+            value = value.replace("'", "''")
+        if len(head) + len(value) + 2 > CARD_BYTES:
+            return _format_continued(head, value, comment), _as_written(card, clean, comment)
+        field = f"'{value:8}'"
         line = f"{head}{field:20}" if head[8] == "=" else head + field
     else:
         field = format_number(keyword, value)
+        if not field:
+            clean = None
         line = f"{head}{field:>20}" if head[8] == "=" else head + field
         if len(line) > CARD_BYTES:
             raise InvalidCardError("Value is too long for a card", keyword=keyword, value=value)
-    return f"{_commented(line, comment):80.80}"
+    return f"{_commented(line, comment):80.80}", _as_written(card, clean, comment)
+
+
+def _as_written(card: Card, value: HeaderValue, comment: str) -> Card:
+    if (value is card.value or value == card.value) and comment is card.comment:
+        return card
+    return Card(card.keyword, value, comment)
 
 
 def format_number(keyword: str, value: HeaderValue) -> str:
@@ -93,27 +102,23 @@ def format_number(keyword: str, value: HeaderValue) -> str:
     match value:
         case None:
             return ""
-        case True:
-            return "T"
-        case False:
-            return "F"
-        case int():
-            return str(int(value))
         case float():
             if not math.isfinite(value):
                 return ""
-            text = float.__repr__(value).upper()
-            mantissa, mark, exponent = text.partition("E")
-            return text if "." in mantissa else f"{mantissa}.0{mark}{exponent}"
+            text = float.__repr__(value)
+            if "e" not in text:
+                return text
+            mantissa, _, exponent = text.partition("e")
+            return f"{mantissa}E{exponent}" if "." in mantissa else f"{mantissa}.0E{exponent}"
+        case bool():
+            return "T" if value else "F"
+        case int():
+            return int.__repr__(value)
         case _:
             raise InvalidCardError("Value has no form in FITS", keyword=keyword, value=repr(value))
 
 
-def is_continued(text: str) -> bool:
-    """Tell whether a formatted card takes more than 80 characters."""
-    return len(text) > CARD_BYTES
-
-
+@lru_cache(_KEYWORDS)
 def _written_keyword(keyword: str) -> str:
     """Give keyword and value indicator, columns 1-10 or more."""
     if _STANDARD.fullmatch(keyword):
@@ -128,26 +133,15 @@ def _written_keyword(keyword: str) -> str:
     )
 
 
-def _clean_value(keyword: str, value: HeaderValue) -> HeaderValue:
-    if isinstance(value, str):
-        if not (value.isascii() and value.isprintable()):
-            value = _UNPRINTABLE.sub("?", value)
-        return value.rstrip(" ")
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    format_number(keyword, value)
-    return value
-
-
-def _quotable(value: str) -> str:
-    if not (value.isascii() and value.isprintable()):
-        value = _UNPRINTABLE.sub("?", value)
-    value = value.rstrip(" ")
-    return value.replace("'", "''") if "'" in value else value
+def _render_commentary(card: Card) -> tuple[str, Card]:
+    given = card.value if isinstance(card.value, str) else card.comment
+    text = _UNPRINTABLE.sub("?", given)
+    if text is not given and text != given:
+        card = Card(card.keyword, None, text)
+    return _format_commentary(card.keyword, text), card
 
 
 def _format_commentary(keyword: str, text: str) -> str:
-    text = _UNPRINTABLE.sub("?", text)
     parts = [text[at : at + _COMMENTARY_TEXT] for at in range(0, len(text), _COMMENTARY_TEXT)]
     return "".join(f"{keyword:8}{part:72}" for part in parts or [""])
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import structlog
 
@@ -11,9 +12,8 @@ from platevault.adapters.fits.cards import (
     BLOCK_BYTES,
     CARD_BYTES,
     InvalidCardError,
-    clean_card,
     format_card,
-    is_continued,
+    render_card,
 )
 from platevault.adapters.fits.checksum import add_sums, encode_checksum, sum_words
 from platevault.adapters.fits.codec import Encoding, SegmentData
@@ -40,14 +40,18 @@ _PRIMARY = (
 _SCALE = "".join(
     map(format_card, (Card("BSCALE", 1.0, "counts as stored"), Card("BZERO", 0.0, "no offset")))
 )
-_LONG_STRINGS = format_card(Card("LONGSTRN", "OGIP 1.0", "CONTINUE cards are in use"))
+_LONG_STRINGS = Card("LONGSTRN", "OGIP 1.0", "CONTINUE cards are in use")
+_LONG_STRINGS_TEXT = format_card(_LONG_STRINGS)
 #: Value of CHECKSUM while the sum is taken, FITS 4.0 sec. 4.4.2.7.
 _ZERO = "0" * 16
+_VALUE_BYTES = len(_ZERO)
 #: Where the value begins within a card.
 _VALUE_AT = 11
 _END = f"{'END':80}"
 _CHECKSUM = "HDU checksum"
 _DATASUM = "data unit checksum"
+#: Sizes of segments whose structure is kept as text.
+_STRUCTURES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +70,159 @@ class Header:
     checksum: str
 
 
-def primary_header(cards: Sequence[Card]) -> tuple[Header, list[Card]]:
+@dataclass(frozen=True, slots=True)
+class Body:
+    """Cards between structure and checksums, as text.
+
+    Attributes
+    ----------
+    text
+        Whole cards.
+    written
+        As a reader will see them.
+    """
+
+    text: str
+    written: Sequence[Card]
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    given: Sequence[Card]
+    clean: Sequence[Card | None]
+    texts: Sequence[str]
+    body: Body
+
+
+class CardFormatter:
+    """Formats lists of cards, and of a list like the last one only the cards that differ.
+
+    Safe to use from several threads. What it gives depends on the cards alone.
+
+    Notes
+    -----
+    A card that had to be changed or left out is logged when it is formatted, so not again for
+    the next image if it is still the same.
+    """
+
+    def __init__(self) -> None:
+        self._templates: dict[tuple[str, int], _Template] = {}
+
+    def format(self, cards: Sequence[Card], *, detector_type: str, hdu: int) -> Body:
+        """Write cards; structure among them is left out, and so is what FITS cannot hold.
+
+        Parameters
+        ----------
+        cards
+            In order.
+        detector_type, hdu
+            Whose; lists of the same are compared.
+        """
+        key = (detector_type, hdu)
+        known = self._templates.get(key)
+        if known is None or len(known.given) != len(cards):
+            template = _fresh(cards, hdu)
+        else:
+            changed = [
+                place
+                for place, (card, old) in enumerate(zip(cards, known.given, strict=True))
+                if card is not old and not _is_same(card, old)
+            ]
+            if not changed:
+                return known.body
+            template = _patched(known, cards, changed, hdu)
+        self._templates[key] = template
+        return template.body
+
+
+def _is_same(card: Card, old: Card) -> bool:
+    """Compare as text would: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
+    value, former = card.value, old.value
+    kind = type(value)
+    return (
+        (
+            value is former
+            or (
+                kind is type(former)
+                and value == former
+                and bool(value or kind is not float or repr(value) == repr(former))
+            )
+        )
+        and card.keyword == old.keyword
+        and card.comment == old.comment
+    )
+
+
+def _fresh(cards: Sequence[Card], hdu: int) -> _Template:
+    given = list(cards)
+    rendered = [_rendered(card, hdu) for card in given]
+    texts = [text for text, _ in rendered]
+    clean = [card for _, card in rendered]
+    return _Template(given, clean, texts, _joined(clean, texts))
+
+
+def _patched(known: _Template, cards: Sequence[Card], changed: list[int], hdu: int) -> _Template:
+    clean, texts = list(known.clean), list(known.texts)
+    for place in changed:
+        texts[place], clean[place] = _rendered(cards[place], hdu)
+    return _Template(list(cards), clean, texts, _joined(clean, texts))
+
+
+def _joined(clean: Sequence[Card | None], texts: Sequence[str]) -> Body:
+    text = "".join(texts)
+    written = [card for card in clean if card is not None]
+    if max(map(len, texts), default=0) > CARD_BYTES and any(
+        "CONTINUE" in text for text in texts if len(text) > CARD_BYTES
+    ):
+        return Body(_LONG_STRINGS_TEXT + text, [_LONG_STRINGS, *written])
+    return Body(text, written)
+
+
+def _rendered(card: Card, hdu: int) -> tuple[str, Card | None]:
+    """Write a card; nothing if it is structure or has no form in FITS."""
+    if card.keyword in STRUCTURE:
+        return "", None
+    try:
+        text, clean = render_card(card)
+    except InvalidCardError as error:
+        _log.warning("Header card left out", hdu=hdu, **error.context)
+        return "", None
+    if clean is card:
+        return text, card
+    if _is_changed(card, clean):
+        _log.warning(
+            "Header value changed to be legal",
+            hdu=hdu,
+            keyword=card.keyword,
+            value=repr(card.value),
+            written=repr(clean.value),
+        )
+    return text, clean
+
+
+def _is_changed(card: Card, clean: Card) -> bool:
+    """Tell whether more than trailing blanks of the value or characters of the comment went."""
+    if isinstance(card.value, str):
+        return card.value.rstrip(" ") != clean.value
+    return card.value is not clean.value
+
+
+def primary_header(body: Body) -> tuple[Header, list[Card]]:
     """Make HDU 0's header; also give its cards as a reader will see them."""
-    header = _close(_format(*_PRIMARY) + format_body(cards), data_sum=0)
+    header = _close(_format(*_PRIMARY) + body.text, data_sum=0)
     checks = (Card("CHECKSUM", header.checksum, _CHECKSUM), Card("DATASUM", "0", _DATASUM))
-    return header, [*_PRIMARY, *cards, *checks]
+    return header, [*_PRIMARY, *body.written, *checks]
 
 
 def segment_header(
-    body: str, segment: SegmentData, *, columns: int, rows: int, encoding: Encoding
+    body: Body, segment: SegmentData, *, columns: int, rows: int, encoding: Encoding
 ) -> Header:
     """Make the header of an amplifier's HDU.
 
     Parameters
     ----------
     body
-        Its cards, from `format_body`.
+        Its cards.
     segment
         Its data unit.
     columns, rows
@@ -89,23 +230,55 @@ def segment_header(
     encoding
         Form of its data.
     """
-    body = _SCALE + body
+    text = _SCALE + body.text
     image = _image_structure(columns, rows)
     if not encoding.compressed:
-        return _close(image + body, data_sum=segment.data_sum)
-    original = _close(image + body, data_sum=segment.plane_sum)
-    tile_rows = min(encoding.tile_rows, rows)
-    structure = _format(
+        return _close(image + text, data_sum=segment.data_sum)
+    original = _checksum_of(image + text, data_sum=segment.plane_sum)
+    before, between, after = _table_structure(columns, rows, min(encoding.tile_rows, rows))
+    tile_format = f"'1PB({segment.longest_tile_bytes})'"
+    structure = (
+        f"{before}{f'PCOUNT  = {segment.heap_bytes:20} / size of special data area':80}"
+        f"{between}{f'TFORM1  = {tile_format:20} / variable length array':80}"
+        f"{after}{_checksum_card('ZHECKSUM', original, 'HDU checksum of the image')}"
+        f"{_sum_card('ZDATASUM', segment.plane_sum, 'data unit checksum of the image')}"
+    )
+    return _close(structure + text, data_sum=segment.data_sum)
+
+
+def _format(*cards: Card) -> str:
+    return "".join(map(format_card, cards))
+
+
+@lru_cache(_STRUCTURES)
+def _image_structure(columns: int, rows: int) -> str:
+    return _format(
+        Card("XTENSION", "IMAGE", "IMAGE extension"),
+        Card("BITPIX", 32, "number of bits per data pixel"),
+        Card("NAXIS", 2, "number of data axes"),
+        Card("NAXIS1", columns, "length of data axis 1"),
+        Card("NAXIS2", rows, "length of data axis 2"),
+        Card("PCOUNT", 0, "required keyword; must = 0"),
+        Card("GCOUNT", 1, "required keyword; must = 1"),
+    )
+
+
+@lru_cache(_STRUCTURES)
+def _table_structure(columns: int, rows: int, tile_rows: int) -> tuple[str, str, str]:
+    """Give what stands before PCOUNT, from there to TFORM1, and after it (raw-fits, sec. 11)."""
+    before = _format(
         Card("XTENSION", "BINTABLE", "binary table extension"),
         Card("BITPIX", 8, "8-bit bytes"),
         Card("NAXIS", 2, "2-dimensional binary table"),
         Card("NAXIS1", 8, "width of table in bytes"),
         Card("NAXIS2", -(-rows // tile_rows), "number of rows in table"),
-        Card("PCOUNT", segment.heap_bytes, "size of special data area"),
+    )
+    between = _format(
         Card("GCOUNT", 1, "one data group (required keyword)"),
         Card("TFIELDS", 1, "number of fields in each row"),
         Card("TTYPE1", "COMPRESSED_DATA", "label for field   1"),
-        Card("TFORM1", f"1PB({segment.longest_tile_bytes})", "variable length array"),
+    )
+    after = _format(
         Card("ZIMAGE", True, "extension contains compressed image"),
         Card("ZTENSION", "IMAGE", "IMAGE extension"),
         Card("ZBITPIX", 32, "number of bits per data pixel"),
@@ -121,70 +294,35 @@ def segment_header(
         Card("ZVAL1", 32, "pixels per block"),
         Card("ZNAME2", "BYTEPIX", "bytes per pixel (1, 2, 4, or 8)"),
         Card("ZVAL2", 4, "bytes per pixel (1, 2, 4, or 8)"),
-        Card("ZHECKSUM", original.checksum, "HDU checksum of the image"),
-        Card("ZDATASUM", str(segment.plane_sum), "data unit checksum of the image"),
     )
-    return _close(structure + body, data_sum=segment.data_sum)
+    return before, between, after
 
 
-def format_body(cards: Iterable[Card]) -> str:
-    """Write cards, with LONGSTRN before them if one needs more than 80 characters."""
-    texts = [format_card(card) for card in cards]
-    long = any(is_continued(text) for text in texts)
-    return "".join([_LONG_STRINGS, *texts] if long else texts)
+def _sum_card(keyword: str, total: int, comment: str) -> str:
+    value = f"'{total:<8}'"
+    return f"{f'{keyword:8}= {value:20} / {comment}':80}"
 
 
-def usable_cards(cards: Iterable[Card], *, hdu: int) -> list[Card]:
-    """Leave out structure, and cards that FITS cannot hold, which are logged."""
-    kept = []
-    for card in cards:
-        if card.keyword in STRUCTURE:
-            continue
-        try:
-            clean = clean_card(card)
-        except InvalidCardError as error:
-            _log.warning("Header card left out", hdu=hdu, **error.context)
-            continue
-        if _is_changed(card, clean):
-            _log.warning(
-                "Header value changed to be legal",
-                hdu=hdu,
-                keyword=card.keyword,
-                value=repr(card.value),
-                written=repr(clean.value),
-            )
-        kept.append(clean)
-    return kept
+def _checksum_card(keyword: str, value: str, comment: str) -> str:
+    line = f"{keyword}= '{value}'   / {comment}"
+    return f"{line:80}"
 
 
-def _is_changed(card: Card, clean: Card) -> bool:
-    """Tell whether more than trailing blanks of the value or characters of the comment went."""
-    if isinstance(card.value, str):
-        return card.value.rstrip(" ") != clean.value
-    return card.value is not clean.value
+def _ended(text: str, data_sum: int) -> tuple[bytes, int]:
+    """Add both checksums, the first as zeros, END and blanks; give also where zeros begin."""
+    place = len(text) + _VALUE_AT
+    text += _checksum_card("CHECKSUM", _ZERO, _CHECKSUM)
+    text += _sum_card("DATASUM", data_sum, _DATASUM) + _END
+    return text.ljust(-(-len(text) // BLOCK_BYTES) * BLOCK_BYTES).encode("ascii"), place
 
 
-def _format(*cards: Card) -> str:
-    return "".join(map(format_card, cards))
-
-
-def _image_structure(columns: int, rows: int) -> str:
-    return _format(
-        Card("XTENSION", "IMAGE", "IMAGE extension"),
-        Card("BITPIX", 32, "number of bits per data pixel"),
-        Card("NAXIS", 2, "number of data axes"),
-        Card("NAXIS1", columns, "length of data axis 1"),
-        Card("NAXIS2", rows, "length of data axis 2"),
-        Card("PCOUNT", 0, "required keyword; must = 0"),
-        Card("GCOUNT", 1, "required keyword; must = 1"),
-    )
+def _checksum_of(text: str, *, data_sum: int) -> str:
+    data, _ = _ended(text, data_sum)
+    return encode_checksum(add_sums(sum_words(data), data_sum))
 
 
 def _close(text: str, *, data_sum: int) -> Header:
-    """Add both checksums, END and blanks."""
-    text += _format(Card("CHECKSUM", _ZERO, _CHECKSUM), Card("DATASUM", str(data_sum), _DATASUM))
-    place = len(text) - 2 * CARD_BYTES + _VALUE_AT
-    text += _END
-    data = text.ljust(-(-len(text) // BLOCK_BYTES) * BLOCK_BYTES).encode("ascii")
+    data, place = _ended(text, data_sum)
     checksum = encode_checksum(add_sums(sum_words(data), data_sum))
-    return Header(data[:place] + checksum.encode("ascii") + data[place + 16 :], checksum)
+    data = data[:place] + checksum.encode("ascii") + data[place + _VALUE_BYTES :]
+    return Header(data, checksum)

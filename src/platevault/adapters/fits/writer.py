@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -21,15 +22,11 @@ from platevault.adapters.filesystem.durable import (
     Piece,
     SyncPolicy,
 )
+from platevault.adapters.fits.buffers import BufferPool
 from platevault.adapters.fits.cards import BLOCK_BYTES
 from platevault.adapters.fits.codec import Codec, DetectorData, Encoding
-from platevault.adapters.fits.headers import (
-    format_body,
-    primary_header,
-    segment_header,
-    usable_cards,
-)
-from platevault.adapters.fits.library_codec import LibraryCodec
+from platevault.adapters.fits.codec_choice import choose_codec
+from platevault.adapters.fits.headers import CardFormatter, primary_header, segment_header
 from platevault.adapters.fits.stripes import DetectorWords, locate_words
 from platevault.domain.errors import UsageError
 from platevault.domain.headers import Card
@@ -52,7 +49,7 @@ class FitsImageWriter(ImageWriter, AbstractAsyncContextManager["FitsImageWriter"
     encoding
         Form of the pixels in the files.
     codec
-        What encodes them.
+        What encodes them; the fastest there is if not given.
     word_bits
         Refuse counts of more bits; ``None`` takes all.
     workers
@@ -79,15 +76,20 @@ class FitsImageWriter(ImageWriter, AbstractAsyncContextManager["FitsImageWriter"
     ) -> None:
         self._sink = DurableSink(sync=sync, algorithm=algorithm, files=files)
         self._encoding = encoding
-        self._codec = codec if codec is not None else LibraryCodec()
+        self._codec = codec
         self._word_bits = word_bits
         self._workers = workers
-        self._executor: ThreadPoolExecutor | None = None
+        self._formatter = CardFormatter()
+        self._open: _Workshop | None = None
 
     @override
     async def __aenter__(self) -> Self:
         workers = self._workers or len(os.sched_getaffinity(0))
-        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="image-writer")
+        self._open = _Workshop(
+            threads=ThreadPoolExecutor(workers, thread_name_prefix="image-writer"),
+            buffers=BufferPool(count=workers),
+            codec=self._codec if self._codec is not None else await asyncio.to_thread(choose_codec),
+        )
         return self
 
     @override
@@ -97,14 +99,14 @@ class FitsImageWriter(ImageWriter, AbstractAsyncContextManager["FitsImageWriter"
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            await asyncio.to_thread(executor.shutdown)
+        workshop, self._open = self._open, None
+        if workshop is not None:
+            await asyncio.to_thread(workshop.threads.shutdown)
         self._sink.close()
 
     @override
     async def stage_image(self, image: SensorImage, final: Path) -> StagedFile:
-        return await self._in_thread(partial(self._stage_image, image, final))
+        return await self._in_thread(partial(self._stage_image, self._workshop(), image, final))
 
     @override
     async def stage_bytes(self, data: bytes, final: Path) -> StagedFile:
@@ -123,19 +125,25 @@ class FitsImageWriter(ImageWriter, AbstractAsyncContextManager["FitsImageWriter"
         return await self._in_thread(partial(self._sink.sweep, directory, keep=keep))
 
     async def _in_thread(self, work: Callable[[], ResultT]) -> ResultT:
-        if self._executor is None:
-            raise UsageError("Image writer is not open", expected="async with")
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return await asyncio.get_running_loop().run_in_executor(self._workshop().threads, work)
 
-    def _stage_image(self, image: SensorImage, final: Path) -> StagedFile:
+    def _workshop(self) -> _Workshop:
+        if self._open is None:
+            raise UsageError("Image writer is not open", expected="async with")
+        return self._open
+
+    def _stage_image(self, workshop: _Workshop, image: SensorImage, final: Path) -> StagedFile:
         try:
             words = locate_words(image)
-            encoded = self._codec.encode(words, self._encoding, memoryview(b""))
-            self._check_width(encoded)
+            with workshop.buffers.lease(
+                workshop.codec.buffer_bytes(words, self._encoding)
+            ) as buffer:
+                encoded = workshop.codec.encode(words, self._encoding, buffer)
+                self._check_width(encoded)
+                pieces, primary = self._assemble(image, words, encoded)
+                return self._sink.stage(final, pieces, primary=primary)
         except MalformedPixelsError as error:
             raise MalformedPixelsError(error.message, file=final.name, **error.context) from error
-        pieces, primary = self._assemble(image, words, encoded)
-        return self._sink.stage(final, pieces, primary=primary)
 
     def _check_width(self, encoded: DetectorData) -> None:
         if self._word_bits is not None and encoded.used_bits >> self._word_bits:
@@ -148,13 +156,16 @@ class FitsImageWriter(ImageWriter, AbstractAsyncContextManager["FitsImageWriter"
     def _assemble(
         self, image: SensorImage, words: DetectorWords, encoded: DetectorData
     ) -> tuple[list[Piece], list[Card]]:
-        header, primary = primary_header(usable_cards(image.primary, hdu=0))
+        kind = image.detector_type.name
+        header, primary = primary_header(
+            self._formatter.format(image.primary, detector_type=kind, hdu=0)
+        )
         pieces: list[Piece] = [header.data]
         for hdu, (cards, segment) in enumerate(
             zip(image.segments, encoded.segments, strict=True), start=1
         ):
             extension = segment_header(
-                format_body(usable_cards(cards, hdu=hdu)),
+                self._formatter.format(cards, detector_type=kind, hdu=hdu),
                 segment,
                 columns=words.columns,
                 rows=words.rows,
@@ -163,3 +174,12 @@ class FitsImageWriter(ImageWriter, AbstractAsyncContextManager["FitsImageWriter"
             padding = _PADDING[: -segment.data.nbytes % BLOCK_BYTES]
             pieces += [extension.data, segment.data, padding]
         return pieces, primary
+
+
+@dataclass(frozen=True, slots=True)
+class _Workshop:
+    """What an open writer works with."""
+
+    threads: ThreadPoolExecutor
+    buffers: BufferPool
+    codec: Codec

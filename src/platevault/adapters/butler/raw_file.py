@@ -31,6 +31,8 @@ _KEYWORD_CHARACTERS = 8
 _TEXT_CARDS = frozenset({"", "COMMENT", "HISTORY", "CONTINUE"})
 #: Key of the sidecar that is no keyword (raw-file contract, sec. 9).
 _SIDECAR_MARK = "__CONTENT__"
+#: Types of JSON that are a header value.
+_PLAIN = frozenset({type(None), bool, int, float, str})
 #: Structure of the table in which a compressed segment is stored; no part of its header.
 _STORAGE_CARDS = re.compile(
     r"^(XTENSION|BITPIX|NAXIS\d?|PCOUNT|GCOUNT|TFIELDS|T(TYPE|FORM|DIM|UNIT|NULL|SCAL|ZERO)\d+"
@@ -169,11 +171,11 @@ def _parse_sidecar(text: bytes, sidecar: Path) -> dict[str, HeaderValue]:
     if not isinstance(values, dict):
         raise BadMetadataError("Sidecar is not an object", file=str(sidecar))
     values.pop(_SIDECAR_MARK, None)
-    for keyword, value in values.items():
-        if not (value is None or isinstance(value, (bool, int, float, str))):
-            raise BadMetadataError(
-                "Sidecar value is not plain", file=str(sidecar), field=keyword, value=value
-            )
+    if not {type(value) for value in values.values()} <= _PLAIN:
+        keyword = next(name for name, value in values.items() if type(value) not in _PLAIN)
+        raise BadMetadataError(
+            "Sidecar value is not plain", file=str(sidecar), field=keyword, value=values[keyword]
+        )
     return values
 
 

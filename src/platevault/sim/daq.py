@@ -327,6 +327,11 @@ class SimDaq:
         finally:
             self._watchers.remove(watcher)
 
+    @property
+    def watchers(self) -> int:
+        """How many watch it at present: listeners, and readers whom a fault lets wait."""
+        return len(self._watchers)
+
     def _changed(self) -> None:
         for watcher in tuple(self._watchers):
             watcher()

@@ -175,8 +175,8 @@ class Controller:
         Parameters
         ----------
         group
-            Runs the tasks; it fails when reception fails. A command in hand at the end of the body
-            is cancelled and answered as aborted.
+            Runs the tasks; it fails when reception fails. What is in hand or waits when the body
+            ends is answered as aborted.
         """
         commands = self.interface.commands
         async with self._bus.subscribe(
@@ -198,6 +198,9 @@ class Controller:
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
+                for backlog in backlogs.values():
+                    while not backlog.empty():
+                        await self._abort(backlog.get_nowait())
 
     def _writer(self, topic: TopicSchema) -> TopicWriter:
         writer = self._writers.get(topic.sal_name)
@@ -240,8 +243,7 @@ class Controller:
         try:
             ack = await self._outcome(command)
         except asyncio.CancelledError:
-            async with asyncio.timeout(_LAST_WORD_S):
-                await self._finish(sample, Ack(AckCode.ABORTED, error=1, result="Aborted"))
+            await self._abort(sample)
             raise
         await self._finish(sample, ack)
         command.answered.set()
@@ -270,6 +272,13 @@ class Controller:
                 traceback=traceback.format_exc(),
             )
             return _failed(f"{type(error).__name__}: {error}")
+
+    async def _abort(self, sample: Sample) -> None:
+        try:
+            async with asyncio.timeout(_LAST_WORD_S):
+                await self._finish(sample, Ack(AckCode.ABORTED, error=1, result="Aborted"))
+        except TimeoutError:
+            _log.error("Reply not sent", component=self.identity, command=sample.topic.name)
 
     async def _finish(self, sample: Sample, ack: Ack) -> None:
         self._remember(_key_of(sample), ack)

@@ -34,6 +34,14 @@ class TestMemoryWorkQueue(WorkQueueContract):
     def inject(self, queue: MemoryWorkQueue) -> Inject:
         return queue.inject_raw
 
+    async def test_what_was_given_back_keeps_its_place(self, queue: MemoryWorkQueue) -> None:
+        for number in range(2):
+            await queue.send("q", a_message(number))
+        async with queue.consume("q", prefetch=1) as deliveries:
+            await anext(deliveries)
+        async with queue.consume("q", prefetch=1) as deliveries:
+            assert (await anext(deliveries)).message == a_message(0)
+
     async def test_a_full_queue_lets_the_sender_wait(self, clock: SteppedClock) -> None:
         queue = MemoryWorkQueue(clock=clock, max_depth=2)
         async with asyncio.TaskGroup() as group:

@@ -26,7 +26,7 @@ Advance = Callable[[float], Awaitable[None]]
 Inject = Callable[[str, bytes], Awaitable[None]]
 
 #: A test that waits longer than this has failed [s].
-_PATIENCE_S = 20.0
+_PATIENCE_S = 10.0
 
 
 def a_message(number: int) -> FileTransferCompleted:
@@ -251,6 +251,20 @@ class WorkQueueContract:
                     again = await waiting
             assert (_number(again), again.attempt) == (1, 2)
             await again.ack()
+
+    async def test_a_new_message_does_not_wait_for_a_delayed_one(
+        self, queue: WorkQueue, name: str, advance: Advance
+    ) -> None:
+        await queue.send(name, a_message(1))
+        async with queue.consume(name, prefetch=1) as deliveries:
+            await (await _next(deliveries)).retry(delay_s=self.delay_s, reason="later")
+            async with _waiting(deliveries) as waiting:
+                await advance(self.delay_s * 0.1)
+                await queue.send(name, a_message(2))
+                async with asyncio.timeout(_PATIENCE_S):
+                    delivery = await waiting
+                assert _number(delivery) == 2
+                await delivery.ack()
 
     async def test_a_message_put_back_without_delay_comes_again(
         self, queue: WorkQueue, name: str

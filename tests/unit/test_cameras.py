@@ -32,7 +32,9 @@ from platevault.domain.camera import (
     SensorPurpose,
 )
 from platevault.domain.ids import SensorName
+from platevault.sal.schema import load_interfaces
 
+EXAMPLES = sorted((Path(__file__).parents[2] / "config" / "cameras").glob("*.yaml"))
 SHIPPED = ("comcam", "latiss", "lsstcam")
 
 
@@ -215,6 +217,15 @@ def test_boards_hold_their_sensors_in_stripe_order(
     assert load_camera(camera).board_by_location[location].detectors == sensors
 
 
+@pytest.mark.parametrize("name", ["comcam", "lsstcam"])
+def test_science_stripes_carry_the_highest_position_first(name: str) -> None:
+    science = [board for board in load_camera(name).boards if len(board.detectors) == 3]
+    assert len(science) == {"comcam": 3, "lsstcam": 63}[name]
+    for board in science:
+        row = f"R{board.location[:2]}_S{board.location[3]}"
+        assert board.detectors == (f"{row}2", f"{row}1", f"{row}0")
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_detector_is_on_exactly_one_board(name: str) -> None:
     camera = load_camera(name)
@@ -274,14 +285,25 @@ def test_detectors_do_not_overlap_in_the_focal_plane(name: str) -> None:
             assert abs(x - x2) >= (w + w2) / 2 or abs(y - y2) >= (h + h2) / 2
 
 
+@pytest.mark.parametrize("name", [*SHIPPED, *(str(path) for path in EXAMPLES)])
+def test_every_component_of_a_camera_has_an_interface(name: str) -> None:
+    components, known = load_camera(name).components, load_interfaces()
+    for component in (
+        components.camera, components.header_service, components.archiver, components.oods,
+    ):  # fmt: skip
+        assert component in known
+    assert known.component(components.camera).indexed == (components.sal_index > 0)
+
+
 # --- documents ------------------------------------------------------------------------------------
 
 
 def test_the_schema_accepts_every_shipped_document() -> None:
     validator = jsonschema.Draft202012Validator(camera_schema())
     folder = Path(__file__).parents[2] / "src" / "platevault" / "data" / "cameras"
-    for name in SHIPPED:
-        validator.validate(yaml.safe_load((folder / f"{name}.yaml").read_text()))
+    assert EXAMPLES
+    for path in [*(folder / f"{name}.yaml" for name in SHIPPED), *EXAMPLES]:
+        validator.validate(yaml.safe_load(path.read_text()))
     with pytest.raises(jsonschema.ValidationError):
         validator.validate({**minimal(), "colour": "red"})
 

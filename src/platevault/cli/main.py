@@ -7,7 +7,7 @@ import sys
 import click
 import typer
 
-from platevault.cli import camera, config, image
+from platevault.cli import camera, config, csc, image
 from platevault.cli.outcomes import ExitCode, exit_code_of
 from platevault.cli.version import show_version
 from platevault.domain.errors import PlatevaultError
@@ -24,6 +24,7 @@ app = typer.Typer(
     ),
 )
 app.add_typer(image.app, name="image")
+app.add_typer(csc.app, name="csc")
 app.add_typer(camera.app, name="camera")
 app.add_typer(config.app, name="config")
 app.command("version")(show_version)

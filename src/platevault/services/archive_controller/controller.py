@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -41,6 +40,7 @@ from platevault.ports.image_writer import (
 from platevault.ports.work_queue import WorkQueue
 from platevault.runtime.service import StopToken
 from platevault.runtime.steps import NoSteps, Steps
+from platevault.runtime.turns import Turns
 from platevault.runtime.work import pause, pause_before, work_off
 from platevault.services.archive_controller.handoff import (
     Handoff,
@@ -134,7 +134,7 @@ class ArchiveController:
             steps=self._steps,
             worker=name,
         )
-        self._turns = _Turns()
+        self._turns = Turns()
         self._pending: dict[str, set[str]] = {}
 
     @property
@@ -372,25 +372,3 @@ def _next_try_tai(row: FileRecord) -> float:
     if row.state is FileState.RETRY:
         return row.changed_tai + pause_before(row.attempt)
     return row.changed_tai
-
-
-class _Turns:
-    """One task at a time per image."""
-
-    def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
-
-    @asynccontextmanager
-    async def of(self, image: str) -> AsyncIterator[None]:
-        """Wait for the image's turn; the lock is dropped with the last that wants it."""
-        lock, users = self._locks.get(image, (asyncio.Lock(), 0))
-        self._locks[image] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks[image]
-            if users == 1:
-                del self._locks[image]
-            else:
-                self._locks[image] = (lock, users - 1)

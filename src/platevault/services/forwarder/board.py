@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,11 +38,7 @@ from platevault.runtime.limits import ungrouped
 from platevault.runtime.service import Deadline
 from platevault.runtime.steps import Steps
 from platevault.services.forwarder.buffers import BoardBuffers
-from platevault.services.forwarder.header_source import (
-    FileHeader,
-    HeaderSource,
-    HeaderUnusableError,
-)
+from platevault.services.forwarder.header_source import FileHeader, HeaderSource
 from platevault.services.forwarder.reading import BoardReader, BoardReading
 from platevault.services.forwarder.writing import SENSOR_KINDS, SensorJob, SensorWriter
 
@@ -63,10 +59,6 @@ class BadOrderError(PermanentError):
 
 class BoardTakenError(TransientError):
     """Another worker has the board: look again later whether it is done."""
-
-
-class LeaseLostError(TransientError):
-    """The lease of the board went to another worker: leave the board to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +150,7 @@ class BoardWork:
         ------
         BadOrderError, UnknownExposureError
             The order cannot be carried out. Set it aside.
-        BoardTakenError, LeaseLostError
+        BoardTakenError
             Somebody else is at it. Deliver the order again later.
         LedgerUnavailableError, LeasesUnavailableError, QueueUnavailableError
             Deliver the order again later.
@@ -291,42 +283,51 @@ class BoardWork:
 
     async def _write_sensors(self, order: _Order, jobs: Sequence[SensorJob]) -> None:
         message = order.message
-        with ExitStack() as lent:
-            async with asyncio.TaskGroup() as tasks:
-                waiting = tasks.create_task(
-                    _outcome(
-                        self._header_source.header(
-                            order.camera,
-                            message.image,
-                            Deadline(self._clock, message.header_due_tai),
-                        )
-                    ),
-                    name=f"header-{message.image}",
-                )
-                reading = await _outcome(self._read(order, lent))
-                if isinstance(reading, PlatevaultError):
-                    waiting.cancel()
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(
+                _outcome(
+                    self._header_source.header(
+                        order.camera,
+                        message.image,
+                        Deadline(self._clock, message.header_due_tai),
+                    )
+                ),
+                name=f"header-{message.image}",
+            )
+            reading = await _outcome(self._read(order))
             if isinstance(reading, PlatevaultError):
-                await self._fail(order, jobs, reading, RetrievalStatus.PIXELS_FAILED)
-                return
+                waiting.cancel()
+        if isinstance(reading, PlatevaultError):
+            await self._fail(order, jobs, reading, RetrievalStatus.PIXELS_FAILED)
+            return
+        try:
             header = waiting.result()
-            if isinstance(header, HeaderUnusableError):
+            if isinstance(header, PlatevaultError):
                 await self._fail(order, jobs, header, RetrievalStatus.HEADER_FAILED)
                 return
-            if isinstance(header, PlatevaultError):
-                raise header
             await self._steps.reached("header", _subject(message))
+            # A sensor that fails does not cancel the others: a staging that is cut short leaves a
+            # temporary file.
             async with asyncio.TaskGroup() as tasks:
-                for job in jobs:
+                writing = [
                     tasks.create_task(
-                        self._write_one(order, job, reading, header), name=f"write-{job.subject}"
+                        _outcome(self._write_one(order, job, reading, header)),
+                        name=f"write-{job.subject}",
                     )
+                    for job in jobs
+                ]
+        finally:
+            self._buffers.give_back(reading.buffer)
+        for task in writing:
+            problem = task.result()
+            if problem is not None:
+                raise problem
 
-    async def _read(self, order: _Order, lent: ExitStack) -> BoardReading:
+    async def _read(self, order: _Order) -> BoardReading:
         image = order.message.image
         deadline = Deadline(self._clock, self._clock.now_tai() + self._limits.readout_s)
         description = await self._reader.describe(order.camera, image, order.board, deadline)
-        buffer = lent.enter_context(self._buffers.lend(description.size_bytes))
+        buffer = self._buffers.take(description.size_bytes)
         reading = await self._reader.read(order.camera, image, description, deadline, buffer)
         await self._steps.reached("read", _subject(order.message))
         return reading
@@ -407,7 +408,7 @@ class BoardWork:
 
     @asynccontextmanager
     async def _holding(self, grant: Grant) -> AsyncIterator[None]:
-        """Renew a lease while the block runs; end the block when it is lost."""
+        """Renew a lease while the block runs."""
         async with asyncio.TaskGroup() as tasks:
             renewing = tasks.create_task(self._renew(grant), name=f"renew-{grant.name}")
             try:
@@ -425,7 +426,9 @@ class BoardWork:
                 _log.warning("Lease could not be renewed", lease=grant.name, problem=str(error))
                 continue
             if renewed is None:
-                raise LeaseLostError("The lease of the board was lost", lease=grant.name)
+                # The ledger refuses whatever this worker still has to say.
+                _log.warning("Lease was lost", lease=grant.name)
+                return
 
     async def _give_back(self, grant: Grant) -> None:
         try:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,25 +19,23 @@ class BoardBuffers:
         self._count = count
         self._free: list[NDArray[np.uint8]] = []
 
-    @contextmanager
-    def lend(self, size_bytes: int) -> Iterator[NDArray[np.uint8]]:
-        """Lend a buffer of at least ``size_bytes`` [byte]; its contents are arbitrary.
+    def take(self, size_bytes: int) -> NDArray[np.uint8]:
+        """Take a buffer of at least ``size_bytes`` [byte]; its contents are arbitrary.
 
-        Yields
-        ------
+        Returns
+        -------
         numpy.ndarray
-            Shape ``(n_bytes,)``, uint8. Not to be used after the block.
+            Shape ``(n_bytes,)``, uint8.
         """
         self._free.sort(key=len)
-        fitting = [n for n, buffer in enumerate(self._free) if len(buffer) >= size_bytes]
-        if fitting:
-            buffer = self._free.pop(fitting[0])
-        else:
-            if self._free:
-                self._free.pop(0)
-            buffer = np.empty(size_bytes, dtype=np.uint8)
-        try:
-            yield buffer
-        finally:
-            if len(self._free) < self._count:
-                self._free.append(buffer)
+        for number, buffer in enumerate(self._free):
+            if len(buffer) >= size_bytes:
+                return self._free.pop(number)
+        if self._free:
+            self._free.pop(0)
+        return np.empty(size_bytes, dtype=np.uint8)
+
+    def give_back(self, buffer: NDArray[np.uint8]) -> None:
+        """Let others use a buffer; not one that a read which was cut short may still fill."""
+        if len(self._free) < self._count:
+            self._free.append(buffer)

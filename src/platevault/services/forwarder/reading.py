@@ -40,13 +40,16 @@ class BoardReading:
     description
         What the DAQ says of it.
     pixels
-        Its words; valid as long as the buffer they were read into.
+        Its words; a view of ``buffer``.
+    buffer
+        What they were read into, shape ``(n_bytes,)``.
     facts
         Header values that only the DAQ knows, by keyword.
     """
 
     description: BoardDescription
     pixels: BoardPixels
+    buffer: NDArray[np.uint8]
     facts: Mapping[str, HeaderValue]
 
 
@@ -142,7 +145,7 @@ class BoardReader:
 
         pixels = await retry(take, clock=self._clock, backoff=_BACKOFF, deadline=deadline)
         return BoardReading(
-            description, pixels, await self._facts(camera, image, description, deadline)
+            description, pixels, into, await self._facts(camera, image, description, deadline)
         )
 
     async def _facts(

@@ -7,8 +7,9 @@
 #define TARGET __attribute__((target("avx2,bmi,bmi2,lzcnt")))
 #define TARGET_INLINE static inline __attribute__((always_inline, target("avx2,bmi,bmi2,lzcnt")))
 
-/* Pixels or mapped differences from here on go the exact way: below, 32 of them sum in 32 bits. */
-#define WIDE_BITS 26
+/* Blocks with wider pixels or mapped differences go the exact way. Below, 32 of them sum to less
+ * than 2**30, and so split below the raw level. */
+#define WIDE_BITS 25
 
 TARGET_INLINE __m256i load8(const uint8_t *at)
 {
@@ -194,7 +195,6 @@ TARGET static uint8_t *encode_tile(int32_t *x, size_t n, uint8_t *out, pv_stats 
             pv_put(&w, 0, PV_LEVEL_BITS);
             continue;
         }
-        /* Sums below 2**31 split below the raw level. */
         const unsigned half = (sum < 17 ? 0 : sum - 17) >> 6;
         const unsigned level = 32u - (unsigned)_lzcnt_u32(half);
         const __m128i count = _mm_cvtsi32_si128((int)level);

@@ -152,7 +152,8 @@ def _format_continued(head: str, text: str, comment: str) -> str:
     room = CARD_BYTES - len(head) - 3
     rest = text
     start = head
-    while len(rest) > room:
+    # A text that ends with "&" takes one more, empty card: readers drop a last "&" otherwise.
+    while len(rest) > room or rest.endswith("&"):
         part = rest[:room]
         if (len(part) - len(part.rstrip("'"))) % 2:
             part = part[:-1]

@@ -297,8 +297,10 @@ class ArchiverCsc(Csc):
     # -- watching ------------------------------------------------------------------------------
 
     async def _watch_forwarders(self, stop: StopToken) -> None:
-        while not stop.requested:
+        while True:
             await pause(self.clock, stop, self._settings.watch_s)
+            if stop.requested:
+                return
             try:
                 change = await self._pool.look(self._settings)
             except LeasesUnavailableError as error:
@@ -320,7 +322,7 @@ class ArchiverCsc(Csc):
                 await self._is_out(ArchiverFault.FORWARDER_LOST, "no Forwarder is paired")
 
     async def _watch_controller(self, stop: StopToken) -> None:
-        while not stop.requested:
+        while True:
             await pause(self.clock, stop, self._settings.health_s)
             if stop.requested:
                 return

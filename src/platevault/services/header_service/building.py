@@ -37,16 +37,14 @@ from platevault.domain.headers import (
 )
 from platevault.domain.ids import ImageName, InvalidNameError
 from platevault.domain.keyed_lists import split_pairs
-from platevault.domain.keywords import Capture, Keyword, KeywordSet, Required, Section
+from platevault.domain.keywords import Capture, Keyword, KeywordSet, Section
+from platevault.services.header_service.assessing import CORRECTION, assessed
 from platevault.services.header_service.computing import computed_value
 from platevault.services.header_service.conversions import Found
 from platevault.services.header_service.evaluation import Evaluation
 from platevault.services.header_service.exposures import START, Correction, ExposureEvents
 from platevault.services.header_service.sampling import Samples
 
-#: Image types of exposures that do not look at the sky; their pointing is not needed.
-OFF_SKY = frozenset({"BIAS", "DARK", "FLAT", "INDOME", "SFLAT", "DFLAT", "CBP"})
-_SKY_TRACKING = frozenset({"RADEC", "SIDEREAL", None})
 _FOCAL_PLANE = "focalPlaneSummaryInfo"
 #: Section and keyword.
 Place = tuple[str, str]
@@ -265,7 +263,7 @@ class HeaderBuilder:
             if keyword in correction.values:
                 note = f"{correction.reason} ({correction.author})"
                 found = _checked(filled.row, Found(correction.values[keyword], problem=note))
-                filled = _Filled(filled.row, found, "correction")
+                filled = _Filled(filled.row, found, CORRECTION)
         return filled
 
     def _extra(self, events: ExposureEvents) -> tuple[Card, ...]:
@@ -355,59 +353,23 @@ class HeaderBuilder:
         primary: Mapping[str, _Filled],
         sensors: Mapping[str, Mapping[str, _Filled]],
     ) -> HeaderDocument:
-        on_sky = _on_sky({keyword: one.found.value for keyword, one in primary.items()})
-        needed: list[tuple[str, _Filled]] = [
-            (keyword, one) for keyword, one in primary.items() if _is_needed(one.row, on_sky)
-        ]
         records = [one.record(PRIMARY) for one in primary.values()]
         for row in self.keywords.captured:
             if row.section is Section.SENSOR:
-                for section, filled in sensors.items():
-                    one = filled[row.keyword]
-                    records.append(one.record(section))
-                    if _is_needed(row, on_sky):
-                        needed.append((f"{section.removesuffix('_PRIMARY')}.{row.keyword}", one))
-        fine = sum(one.found.collected is Collected.OK for _, one in needed)
-        missing = tuple(
-            name
-            for name, one in needed
-            if one.found.collected not in {Collected.OK, Collected.DEFAULTED}
-        )
-        return HeaderDocument(
+                records += [cards[row.keyword].record(name) for name, cards in sensors.items()]
+        document = HeaderDocument(
             image=events.image,
             camera=self._camera.name,
             version=version,
-            status=self._status(missing, primary.values()),
+            status=HeaderStatus.MINIMAL,
             sections=sections,
-            completeness=fine / len(needed) if needed else 1.0,
             records=tuple(records),
-            missing=missing,
         )
-
-    def _status(self, missing: Sequence[str], filled: Iterable[_Filled]) -> HeaderStatus:
-        if not missing:
-            return HeaderStatus.COMPLETE
-        outside = [
-            one.found.collected
-            for one in filled
-            if isinstance(one.row.source, TopicSource)
-            and one.row.source.component != self.keywords.camera_component
-        ]
-        told = not outside or Collected.OK in outside
-        return HeaderStatus.PARTIAL if told else HeaderStatus.MINIMAL
+        return assessed(document, self.keywords)
 
 
 def _is_fixed(source: Source) -> bool:
     return isinstance(source, FixedSource)
-
-
-def _is_needed(row: Keyword, on_sky: bool) -> bool:  # noqa: FBT001
-    return row.required is not Required.NO and (on_sky or row.group != "pointing")
-
-
-def _on_sky(values: Mapping[str, HeaderValue]) -> bool:
-    tracking = values.get("TRACKSYS")
-    return values.get("IMGTYPE") not in OFF_SKY and tracking in _SKY_TRACKING
 
 
 def _missing(problem: str) -> Found:

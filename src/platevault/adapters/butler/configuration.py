@@ -48,6 +48,10 @@ class RepositoryMismatchError(UsageError):
     """The repository has other names than the settings say: mend the settings, or take another."""
 
 
+class RegistryAddressError(UsageError):
+    """The registry's address is wrong or its driver is not installed: mend the settings."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositorySettings:
     """Where the catalogue is and whose names it records.

@@ -96,8 +96,8 @@ def read_metadata(path: Path, sidecar: Path | None = None) -> dict[str, HeaderVa
     from astropy.io import fits
 
     try:
-        header = fits.getheader(path, 0)
-        return header_values(header.cards)
+        with path.open("rb") as file, fits.open(file, memmap=False) as hdus:
+            return header_values(hdus[0].header.cards)
     except (OSError, ValueError, fits.VerifyError) as error:
         raise BadMetadataError("Header cannot be read", file=str(path), error=str(error)) from error
 
@@ -184,9 +184,13 @@ def _read_places(
 ) -> tuple[dict[str, HeaderValue], list[AmplifierPlace], list[dict[str, HeaderValue]]]:
     from astropy.io import fits
 
+    check_file(path)
     places, headers = [], []
     try:
-        with fits.open(path, memmap=True, disable_image_compression=True) as hdus:
+        with (
+            path.open("rb") as file,
+            fits.open(file, memmap=False, disable_image_compression=True) as hdus,
+        ):
             metadata = header_values(hdus[0].header.cards)
             for number, hdu in enumerate(hdus[1:], start=1):
                 values = header_values(hdu.header.cards)

@@ -16,6 +16,7 @@ from platevault.adapters.butler.configuration import (
     RAW_STORAGE_CLASS,
     STORAGE_CLASSES,
     Compatibility,
+    RegistryAddressError,
     RepositoryMismatchError,
     RepositorySettings,
 )
@@ -44,6 +45,8 @@ def open_butler(settings: RepositorySettings) -> Butler:
     ------
     RepositoryMismatchError
         The directory holds something else, or a repository without our storage class.
+    RegistryAddressError
+        The settings name a database that cannot be used.
     CatalogueUnavailableError
         It cannot be reached now. Retry.
     """
@@ -81,8 +84,17 @@ def _make_repository(settings: RepositorySettings) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
         # A part-made repository would look like a whole one, for its configuration comes first.
         fresh = Path(scratch) / root.name
-        with database_errors(root):
-            Butler.makeRepo(str(fresh), config=config)
+        try:
+            with database_errors(root):
+                Butler.makeRepo(str(fresh), config=config)
+        except (exc.ArgumentError, ImportError, RuntimeError) as error:
+            raise RegistryAddressError(
+                "Registry cannot be made at this address",
+                field="registry_url",
+                namespace=settings.registry_namespace,
+                error=str(error),
+                expected="postgresql+psycopg://..., with pip install 'lsst-daf-butler[postgres]'",
+            ) from error
         try:
             fresh.replace(root)
         except OSError:

@@ -331,8 +331,28 @@ async def test_calls_wait_for_a_connection_when_all_are_in_use(
                 await asyncio.sleep(0)
         assert not listing.done()
         daq.clear()
+        await asyncio.wait({reading, listing})
+        assert len(readout._idle) == 1
     assert len(reading.result().data) == reading.result().expected_bytes
     assert len(listing.result()) == 1
+
+
+async def test_a_break_within_the_pixels_is_noticed_when_it_happens(
+    server: DaqServer, daq: SimDaq
+) -> None:
+    daq.trigger("a", recipe=RECIPE)
+    daq.step(2.0)
+    daq.inject(DaqFault(FaultKind.DISCONNECTED, "a", "22/0"))
+    async with a_readout(server.port) as readout:
+        with pytest.raises(ReadoutUnavailableError, match="within a payload"):
+            await readout.read_board("a", "22/0")
+
+
+async def test_a_place_at_the_server_is_free_again_when_its_client_goes(daq: SimDaq) -> None:
+    async with serving(DaqServer(devices={"tiny": daq}, connections=1)) as server:
+        for _ in range(3):
+            async with a_readout(server.port, reply_within_s=5.0) as readout:
+                assert await readout.images() == []
 
 
 async def test_a_reader_that_takes_nothing_is_cut_off(daq: SimDaq) -> None:

@@ -257,6 +257,15 @@ def test_a_row_droops_at_its_beginning() -> None:
     assert columns[12] - columns[-1] == pytest.approx(-40.0 / np.e, abs=1.0)
 
 
+def test_two_images_have_no_row_of_noise_in_common() -> None:
+    camera = big_camera()
+    first, second = (
+        amplifier_planes(camera, camera.detectors[0], RECIPES[0], seed=5, image=name)[0]
+        for name in ("a", "b")
+    )
+    assert not {row.tobytes() for row in first} & {row.tobytes() for row in second}
+
+
 def test_rows_do_not_repeat_their_neighbours() -> None:
     camera = big_camera()
     planes = amplifier_planes(camera, camera.detectors[0], RECIPES[0], seed=5, image="a")

@@ -76,12 +76,11 @@ def expose(
     """Expose one detector; equal arguments give equal pixels."""
     kind = detector.type
     columns, rows = _data_columns(detector, registers), _data_rows(detector, registers)
-    order = np.argsort([item.channel for item in kind.amplifiers])
-    count = len(order)
+    count = len(kind.amplifiers)
     fixed = np.random.default_rng(key_of("electronics", seed, camera.name, detector.name))
-    bias = (kind.bias_adu + fixed.normal(0.0, _BIAS_SPREAD_ADU, count))[order]
-    gain = (kind.gain_e_per_adu * (1.0 + fixed.normal(0.0, _GAIN_SPREAD, count)))[order]
-    read = (kind.read_noise_adu * fixed.uniform(*_READ_NOISE_RANGE, count))[order]
+    bias = kind.bias_adu + fixed.normal(0.0, _BIAS_SPREAD_ADU, count)
+    gain = kind.gain_e_per_adu * (1.0 + fixed.normal(0.0, _GAIN_SPREAD, count))
+    read = kind.read_noise_adu * fixed.uniform(*_READ_NOISE_RANGE, count)
     light_e = _light_e(camera, detector, recipe)
     droop = _DROOP_ADU * np.exp(-np.arange(registers.columns) / _DROOP_COLUMNS)
     dark_level = bias + droop[:, None]

@@ -124,9 +124,8 @@ class OpenImage:
         self.changed.set()
         return True
 
-    @property
     def is_out(self) -> bool:
-        """A version is out."""
+        """Tell whether a version is out."""
         return self.document is not None
 
     def correct(self, correction: Correction) -> asyncio.Future[int]:

@@ -357,12 +357,12 @@ class HeaderServiceCsc(Csc):
     async def _save_open(self) -> None:
         async for name in self._saves:
             image = self._images.get(name)
-            if image is None or image.is_out:
+            if image is None or image.is_out():
                 continue
             kept = {**image.kept, **self._builder.snapshot(image.events, self._samples)}
             try:
                 await self._journal.save(image.events, kept)
-                if image.is_out:
+                if image.is_out():
                     await self._journal.forget(name)
             except PlatevaultError as error:
                 _log.error("Open exposure not saved", image=name, problem=str(error))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
@@ -64,6 +66,23 @@ class TestMemorySampleBus(SampleBusContract):
             got = await take_recorded(recording, RECORD_LIMIT + 1)
         assert got[0] == Gap(topic, 1, "PVDemo:1", 2, 3)
         assert numbers_of(got) == list(range(4, RECORD_LIMIT + 4))
+
+    async def test_a_second_member_takes_over_from_the_last_commit(self, bus: SampleBus) -> None:
+        topic = contract_topic()
+        async with AsyncExitStack() as stack:
+            first = await stack.enter_async_context(bus.record([topic], group="efd"))
+            async with bus.record([topic], group="efd") as second:
+                for sequence in (1, 2, 3):
+                    await bus.publish(contract_sample(sequence))
+                await take_recorded(first, 1)
+                await first.commit()
+                await take_recorded(first, 1)
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await take_recorded(second, 1)
+                await second.commit()
+                await stack.aclose()
+                assert numbers_of(await take_recorded(second, 2)) == [2, 3]
 
     async def test_what_was_given_but_dropped_uncommitted_is_a_gap_later(
         self, bus: SampleBus

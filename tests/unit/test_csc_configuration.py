@@ -15,8 +15,11 @@ from typing_extensions import override
 
 from platevault.adapters.memory.sample_bus import MemorySampleBus
 from platevault.csc.configuration import (
+    Applied,
+    Available,
     ConfigurationDirectory,
     ConfigurationError,
+    ConfigurationSource,
     ModelRule,
     SchemaRule,
 )
@@ -263,7 +266,7 @@ class Archiver(Csc):
 
 @asynccontextmanager
 async def running(
-    interfaces: Interfaces, source: ConfigurationDirectory, component: str = "ATArchiver"
+    interfaces: Interfaces, source: ConfigurationSource, component: str = "ATArchiver"
 ) -> AsyncIterator[tuple[Archiver, Remote, SteppedClock]]:
     clock = SteppedClock()
     bus = MemorySampleBus(clock=clock)
@@ -360,18 +363,42 @@ async def test_new_files_are_seen_in_standby(files: Path, interfaces: Interfaces
         await settle_threads(clock, remote, "fast.yaml,other.yaml")
 
 
-async def test_a_directory_that_goes_away_is_told_once_and_may_come_back(
+async def test_a_directory_that_comes_back_is_on_offer_again(
     files: Path, interfaces: Interfaces
 ) -> None:
     async with running(interfaces, directory(files, RULES["model"])) as (_, remote, clock):
         moved = files.rename(files.with_name("v3"))  # noqa: ASYNC240 (a local directory)
-        async with remote.events("logMessage") as messages:
-            await settle_threads(clock, remote, "")
-            message = await anext(messages)
-            assert "No configurations on offer" in message.fields["message"]
-        number = message.sequence
+        await settle_threads(clock, remote, "")
         moved.rename(files)
         await settle_threads(clock, remote, "fast.yaml,other.yaml")
+
+
+class Unreadable:
+    """A place that cannot be read, each time for a reason of its own choosing."""
+
+    def __init__(self) -> None:
+        self.reason = "gone"
+        self.looks = 0
+
+    async def available(self) -> Available:
+        self.looks += 1
+        raise ConfigurationError(self.reason)
+
+    async def read(self, override: str) -> Applied:
+        raise ConfigurationError(self.reason)
+
+
+async def test_a_place_that_cannot_be_read_is_told_once_for_each_reason(
+    interfaces: Interfaces,
+) -> None:
+    source = Unreadable()
+    async with running(interfaces, source) as (_, remote, clock):
+        for reason in ("gone", "locked", "locked"):
+            source.reason = reason
+            await clock.advance(5.0)
+        assert source.looks == 16
         newest = remote.latest("logMessage")
         assert newest is not None
-        assert newest.sequence == number
+        assert (newest.sequence, "locked" in newest.fields["message"]) == (2, True)
+        with pytest.raises(CommandFailedError, match="locked"):
+            await remote.command("start")

@@ -616,6 +616,7 @@ async def test_a_new_process_stamps_after_the_former_one(interfaces: Interfaces)
     new = controller(2)
     await new.continue_stamps()
     assert (await new.event("heartbeat").write()).sent_tai > old.sent_tai
-    other = controller(1)
-    await other.continue_stamps()
-    assert (await other.event("heartbeat").write()).sent_tai < old.sent_tai
+    for index in (0, 1):
+        other = controller(index)
+        await other.continue_stamps()
+        assert (await other.event("heartbeat").write()).sent_tai < old.sent_tai

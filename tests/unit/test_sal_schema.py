@@ -193,6 +193,10 @@ def test_command_types_count_all_topics(interfaces: Interfaces) -> None:
     component = interfaces.component("CCHeaderService")
     assert component.command_types["command_disable"] == 1
     assert sorted(component.topics)[:2] == ["ackcmd", "command_disable"]
+    # Topics that only Avro defines are none of the component's own: ``ats`` does not count.
+    camera = interfaces.component("ATCamera")
+    assert sorted(camera.topics)[1] == "ats"
+    assert camera.command_types["command_clear"] == 1
 
 
 def test_unknown_names_say_what_there_is(interfaces: Interfaces) -> None:

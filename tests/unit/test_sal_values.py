@@ -40,6 +40,14 @@ def test_integers_fit_exactly_their_range(sal_type: str) -> None:
             one(field, value)
 
 
+@pytest.mark.parametrize(
+    ("sal_type", "low", "high"),
+    [("byte", 0, 255), ("short", -32768, 32767), ("long", -(2**31), 2**31 - 1)],
+)
+def test_ranges_are_those_of_the_wire(sal_type: str, low: int, high: int) -> None:
+    assert INTEGER_RANGES[sal_type] == (low, high)
+
+
 @pytest.mark.parametrize("value", [1.0, "1", True, None, np.bool_(True), [1]])
 def test_what_is_no_integer_is_refused(value: object) -> None:
     with pytest.raises(FieldValueError, match="field='n'"):

@@ -314,6 +314,18 @@ class SampleBusContract(ABC):
         assert got[2] == Gap(topic, 1, "PVDemo:1", 3, 5)
         assert numbers_of([got[0], got[1], got[3]]) == [1, 2, 6]
 
+    async def test_what_was_lost_between_two_recordings_is_a_gap(self, bus: SampleBus) -> None:
+        topic = contract_topic()
+        async with bus.record([topic], group="efd") as recording:
+            await bus.publish(contract_sample(1))
+            await take_recorded(recording, 1)
+            await recording.commit()
+        await bus.publish(contract_sample(4))
+        async with bus.record([topic], group="efd") as recording:
+            got = await take_recorded(recording, 2)
+        assert got[0] == Gap(topic, 1, "PVDemo:1", 2, 3)
+        assert numbers_of(got) == [4]
+
     async def test_a_repeated_number_is_no_gap(self, bus: SampleBus) -> None:
         async with bus.record([contract_topic()], group="efd") as recording:
             for sequence in (1, 1, 2):

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from typing_extensions import override
 
 from platevault.domain.camera import InvalidCameraError
 from platevault.domain.errors import UsageError
@@ -19,8 +23,9 @@ from platevault.domain.wire import (
 )
 from platevault.ports.readout import ImageAnnouncement, ImageIncompleteError, ImageMissingError
 from platevault.sim.daq import DuplicateImageError, InvalidTriggerError, SimDaq
-from platevault.sim.daq_boards import BoardCache
+from platevault.sim.daq_boards import BoardCache, BoardSource
 from platevault.sim.daq_faults import DaqFault, FaultBook, FaultKind, InvalidFaultError
+from platevault.sim.daq_readout import SimReadout
 from platevault.sim.pixels import ImageType, PixelRecipe, board_words, stripe_words
 from platevault.sim.replay import UnsuitablePlanesError, registers_of_shape
 from platevault.testing.cameras import tiny_camera, tiny_detector_type
@@ -395,3 +400,41 @@ def test_words_in_the_callers_buffer_are_not_kept() -> None:
     other = np.zeros(SIZE, np.uint8)
     assert np.array_equal(cache.words(daq.source("a", "22/0"), other), held)
     assert not np.shares_memory(other, held)
+
+
+class HeldCache(BoardCache):
+    """Makes boards only when it is told to go on."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(0)
+        self.entered = asyncio.Event()
+        self.go_on = threading.Event()
+        self._loop = loop
+
+    @override
+    def words(
+        self, source: BoardSource, into: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        self._loop.call_soon_threadsafe(self.entered.set)
+        assert self.go_on.wait(10.0)
+        return super().words(source, into)
+
+
+async def test_a_read_that_is_given_up_ends_when_nobody_writes_into_its_buffer() -> None:
+    daq = a_daq()
+    held = HeldCache(asyncio.get_running_loop())
+    daq.cache = held
+    daq.trigger("a", recipe=BIAS)
+    daq.step(2.0)
+    buffer = np.zeros(SIZE, np.uint8)
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(SimReadout(daq).read_board("a", "22/0", into=buffer))
+        await held.entered.wait()
+        reading.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not reading.done()
+        assert not buffer.any()
+        held.go_on.set()
+    assert reading.cancelled()
+    assert buffer.any()

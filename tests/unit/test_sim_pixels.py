@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from platevault.compose.cameras import load_camera, shipped_cameras
 from platevault.domain.camera import Board, Camera, Detector
 from platevault.domain.errors import UsageError
 from platevault.domain.wire import (
@@ -169,6 +170,49 @@ def test_a_known_ramp_per_channel_comes_back_for_each_sensor_type(board: Board) 
     kind = CAMERA.detector_by_name[board.detectors[0]].type
     first_stripe = words[:32].view("<i4")
     assert first_stripe[kind.amplifiers[1].channel] == 10_000 ^ kind.xor_mask
+
+
+def kinds_of_boards() -> list[tuple[Camera, Board]]:
+    """One board of each combination of sensor types, of every camera that is shipped."""
+    found: dict[tuple[str, ...], tuple[Camera, Board]] = {}
+    for name in shipped_cameras():
+        camera = load_camera(name)
+        for board in camera.boards:
+            kinds = [camera.detector_by_name[item].type.name for item in board.detectors]
+            found.setdefault((name, *kinds), (camera, board))
+    return list(found.values())
+
+
+@pytest.mark.parametrize(
+    ("camera", "board"),
+    kinds_of_boards(),
+    ids=lambda value: getattr(value, "location", "") or getattr(value, "code", ""),
+)
+def test_a_ramp_and_made_pixels_come_back_on_every_kind_of_board(
+    camera: Camera, board: Board
+) -> None:
+    registers = ReadoutRegisters(2, 6, 3, 4, 1, read_cols2=2, pre_cols=100, pre_rows=50)
+    ramp = np.arange(registers.samples, dtype=np.int32).reshape(registers.rows, registers.columns)
+    given = {
+        name: np.stack(
+            [
+                ramp + 1_000 * hdu + 20_000 * number
+                for hdu in range(len(camera.detector_by_name[name].type.amplifiers))
+            ]
+        )
+        for number, name in enumerate(board.detectors)
+    }
+    found = unravelled(camera, board, stripe_words(camera, board, given, registers), registers)
+    assert list(found) == list(board.detectors)
+    for name, planes in found.items():
+        assert np.array_equal(planes, given[name]), name
+    recipe = PixelRecipe(ImageType.FLAT, 2.0)
+    words = board_words(
+        camera, board, recipe, seed=3, image="TC_O_20250415_000001", registers=registers
+    )
+    made = planes_of(camera, board, recipe, registers)
+    for name, planes in unravelled(camera, board, words, registers).items():
+        assert np.array_equal(planes, made[name]), name
 
 
 def test_a_sensor_without_planes_reads_zero() -> None:

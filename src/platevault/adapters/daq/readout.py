@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mmap
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -108,7 +108,7 @@ class DaqReadout:
             reply, _ = await self._ask(connection, question, ImageList)
             return [_announcement(entry) for entry in reply.images]
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def announcements(self) -> AsyncIterator[AsyncIterator[ImageAnnouncement]]:
         """Hear of each image when it is triggered and again when it is complete (a hint).
 
@@ -176,7 +176,7 @@ class DaqReadout:
             channels=description.channels,
         )
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[DaqConnection]:
         """Lend a connection; it is kept only if the call ended as calls should."""
         async with self._slots:
@@ -269,4 +269,7 @@ def _description(entry: BoardEntry) -> BoardDescription:
 
 def _page_aligned(size: int) -> NDArray[np.uint8]:
     """Make a buffer at the start of a page: readers of interleaved words are faster with it."""
-    return np.frombuffer(mmap.mmap(-1, max(size, 1)), np.uint8, count=size)
+    pages = mmap.mmap(-1, max(size, 1))
+    with contextlib.suppress(AttributeError, OSError):  # not every system has large pages
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8, count=size)

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import sqlite3
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ import pytest
 
 from platevault.adapters.sqlite import SqliteFileLedger, SqliteLedgerReader
 from platevault.adapters.sqlite.connection import (
+    ConnectionThread,
     LedgerDamagedError,
     LedgerForbiddenError,
     LedgerMissingError,
 )
 from platevault.adapters.sqlite.migrations import LedgerSchemaError, read_migrations
+from platevault.domain.errors import PlatevaultError
 from platevault.domain.lifecycles import Destination, FileState
 from platevault.ports.file_ledger import (
     Change,
@@ -300,6 +302,46 @@ async def test_calls_that_wait_together_share_a_transaction(path: Path) -> None:
         await ledger._writer.call(lambda one: one.set_trace_callback(None))
         assert len(await ledger.exposures()) == 30
     assert statements.count("COMMIT") < 15
+
+
+async def test_a_call_that_breaks_a_rule_of_the_database_fails_alone(path: Path) -> None:
+    def break_a_rule(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO lease_epoch VALUES (1, 1)")
+
+    async with SqliteFileLedger(path) as ledger:
+        async with asyncio.TaskGroup() as group:
+            good = [group.create_task(_registered(ledger, number)) for number in (1, 2)]
+            bad = group.create_task(_fails(ledger._writer.call(break_a_rule)))
+            good += [group.create_task(_registered(ledger, number)) for number in (3, 4)]
+        assert [task.result() for task in good] == [True] * 4
+        assert isinstance(bad.result(), LedgerUnavailableError)
+        assert len(await ledger.exposures()) == 4
+        await _written(ledger, 5)
+
+
+async def _fails(call: Awaitable[object]) -> PlatevaultError | None:
+    try:
+        await call
+    except PlatevaultError as error:
+        return error
+    return None
+
+
+async def test_a_call_to_a_ledger_that_cannot_be_opened_is_refused(path: Path) -> None:
+    thread = ConnectionThread(
+        name="ledger-test",
+        path=path,
+        connect=lambda: sqlite3.connect(path / "below" / "x"),
+        begin="BEGIN",
+        max_waiting=1,
+    )
+    async with asyncio.TaskGroup() as group:
+        start = group.create_task(_fails(thread.start()))
+        await asyncio.sleep(0)
+        call = group.create_task(_fails(thread.call(lambda one: one.total_changes)))
+    assert isinstance(start.result(), LedgerForbiddenError)
+    assert isinstance(call.result(), LedgerUnavailableError)
+    await thread.close()
 
 
 @pytest.mark.parametrize("query", ["unfinished", "states", "image"])

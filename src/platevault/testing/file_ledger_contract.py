@@ -294,6 +294,19 @@ class FileLedgerContract:
         assert (first.outcome, first.ended_tai, first.worker) == ("lost", 250.0, "f1")
         assert (second.outcome, second.ended_tai, second.number) == ("", None, 2)
 
+    async def test_a_file_named_twice_gets_one_attempt(self, ledger: FileLedger) -> None:
+        (key,) = (await _register(ledger))[:1]
+        assert await _begin(ledger, [key, key]) == [1]
+        assert len(await ledger.attempts(key.image)) == 1
+
+    async def test_begin_forgets_why_the_file_waited(self, ledger: FileLedger) -> None:
+        (key,) = (await _register(ledger))[:1]
+        await _begin(ledger, [key])
+        await ledger.apply([Change(key, A, S.RETRY, fence=5, reason="disk full")], now_tai=300.0)
+        assert (await _file(ledger, key)).reason == "disk full"
+        await _begin(ledger, [key])
+        assert (await _file(ledger, key)).reason == ""
+
     async def test_begin_leaves_out_what_is_done(self, ledger: FileLedger) -> None:
         keys = await _register(ledger)
         await ledger.apply([_written(keys[0])], now_tai=150.0)
@@ -443,6 +456,13 @@ class FileLedgerContract:
         await ledger.apply([_written(key)], now_tai=400.0)
         assert (await ledger.files(), await ledger.attempts(key.image)) == before
 
+    async def test_a_change_in_place_may_say_more(self, ledger: FileLedger) -> None:
+        (key,) = (await _register(ledger))[:1]
+        await ledger.apply([_written(key)], now_tai=300.0)
+        await ledger.apply([replace(_written(key), path="/moved", fence=6)], now_tai=400.0)
+        record = await _file(ledger, key)
+        assert (record.path, record.fence, record.changed_tai) == ("/moved", 6, 300.0)
+
     async def test_a_late_report_of_what_is_in_place_succeeds_and_writes_nothing(
         self, ledger: FileLedger
     ) -> None:
@@ -552,10 +572,10 @@ class FileLedgerContract:
         "statement",
         [
             "DELETE FROM attempt",
-            "UPDATE attempt SET worker = 'x'",
-            "UPDATE attempt SET number = 9",
-            "UPDATE attempt SET started_tai = 0",
-            "UPDATE attempt SET fence = 0",
+            "UPDATE attempt SET worker = 'x' WHERE outcome = ''",
+            "UPDATE attempt SET number = 9 WHERE outcome = ''",
+            "UPDATE attempt SET started_tai = 0 WHERE outcome = ''",
+            "UPDATE attempt SET fence = 0 WHERE outcome = ''",
             "UPDATE attempt SET error = 'x' WHERE outcome <> ''",
             "UPDATE attempt SET outcome = '', ended_tai = NULL WHERE outcome <> ''",
             "UPDATE file_state SET fence = 1",

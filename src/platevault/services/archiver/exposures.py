@@ -188,6 +188,8 @@ class ExposureDesk:
     ) -> None:
         """Put boards into the work queue, live ones before those of catch-up."""
         exposure = record.exposure
+        # By this clock, not the camera's: a skew between them must not cost the header.
+        header_due_tai = self._clock.now_tai() + settings.header_timeout_s
         for board in boards:
             order = EndReadout(
                 camera=self._camera.name,
@@ -197,7 +199,7 @@ class ExposureDesk:
                 target_dir=record.target_dir,
                 reply_queue=self._reply_queue,
                 end_readout_tai=end_tai,
-                header_due_tai=end_tai + settings.header_timeout_s,
+                header_due_tai=header_due_tai,
                 catch_up=catch_up,
             )
             priority = PRIORITY_CATCH_UP if catch_up else PRIORITY_LIVE

@@ -126,7 +126,7 @@ class HeaderSource:
             _log.error("Header is malformed", image=image, url=reference.url, problem=str(error))
             return FileHeader(_fallback(camera, record), f"header is malformed: {error.message}")
         except PlatevaultError as error:
-            give_up = (record.end_readout_tai or record.registered_tai) + self._patience_s
+            give_up = record.registered_tai + self._patience_s
             if self._clock.now_tai() < give_up:
                 raise HeaderUnusableError(
                     "The header cannot be had", url=reference.url, problem=str(error)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from platevault.adapters.memory.sample_bus import MemorySampleBus
-from platevault.csc.csc import Csc, DuplicateCscError
+from platevault.csc.csc import Csc
+from platevault.csc.duplicates import DuplicateCscError
 from platevault.domain.errors import PermanentError
 from platevault.domain.lifecycles import SummaryState
 from platevault.domain.samples import Sample

@@ -12,24 +12,22 @@ import structlog
 
 from platevault.csc.background import BackgroundWork, WorkBody, reason_of
 from platevault.csc.configuration import Applied, ConfigurationSource
+from platevault.csc.duplicates import refuse_duplicate
 from platevault.csc.offering import ConfigurationOffer
 from platevault.csc.states import commands_down_from, commands_up_to, target_of
 from platevault.csc.voice import Voice
-from platevault.domain.errors import PlatevaultError, UsageError
+from platevault.domain.errors import PlatevaultError
 from platevault.domain.lifecycles import SummaryState
 from platevault.ports.clock import Clock
-from platevault.ports.sample_bus import BusUnavailableError, History, SampleBus
+from platevault.ports.sample_bus import BusUnavailableError, SampleBus
 from platevault.runtime.service import StopToken
 from platevault.sal.acks import Ack, CommandRefusedError
 from platevault.sal.controller import Command, CommandCallback, Controller
 from platevault.sal.schema import Interfaces
-from platevault.sal.timing import time_limit
 
 #: Time between signs of life, and between looks at the configurations [s] (SAL over Kafka, 10, 11).
 HEARTBEAT_S = 1.0
 CONFIGURATION_LOOK_S = 1.0
-#: How long a second instance is listened for before the first sign of life [s] (same, 10).
-DUPLICATE_CHECK_S = 3.0
 #: Time from the final reply to ``exitControl`` to the end [s] (same, 10).
 EXIT_DELAY_S = 1.0
 #: Error code of a fault whose cause has no code of its own.
@@ -38,10 +36,6 @@ UNNAMED_ERROR_CODE = 1
 _Hook = Callable[[], Awaitable[None]]
 
 _log = structlog.get_logger(__name__)
-
-
-class DuplicateCscError(UsageError):
-    """Another process already is this component: end it first, or mend the index."""
 
 
 class Csc:
@@ -75,7 +69,8 @@ class Csc:
     check_duplicates
         Listen for another instance before the first sign of life.
     drain_within_s
-        Time that work of a state has to finish its unit in hand when the state ends [s].
+        Time that work of a state has to finish its unit in hand when the state ends [s]; less than
+        the process has to stop.
 
     Notes
     -----
@@ -102,7 +97,7 @@ class Csc:
         initial_override: str = "",
         subsystem_versions: Mapping[str, str] | None = None,
         check_duplicates: bool = False,
-        drain_within_s: float = 10.0,
+        drain_within_s: float = 5.0,
     ) -> None:
         self.clock = clock
         self._bus = bus
@@ -283,7 +278,13 @@ class Csc:
         await self._controller.continue_stamps()
         await self._voice.say_level()
         if self._check_duplicates:
-            await self._look_for_duplicate()
+            await refuse_duplicate(
+                name=self.name,
+                heartbeat=self._controller.interface.event("heartbeat"),
+                sal_index=self.sal_index,
+                bus=self._bus,
+                clock=self.clock,
+            )
         async with asyncio.TaskGroup() as group:
             self._background.open(group)
             beat = group.create_task(self._beat(), name=f"{self.name} heartbeat")
@@ -336,22 +337,6 @@ class Csc:
                     "" if isinstance(error, PlatevaultError) else traceback.format_exc(),
                 )
                 return
-
-    async def _look_for_duplicate(self) -> None:
-        topic = self._controller.interface.event("heartbeat")
-        try:
-            async with (
-                time_limit(self.clock, DUPLICATE_CHECK_S),
-                self._bus.subscribe(
-                    [topic], history=History.NONE, sal_index=self.sal_index
-                ) as beats,
-            ):
-                other = await anext(beats)
-        except TimeoutError:
-            return
-        raise DuplicateCscError(
-            "The component runs already", component=self.name, origin=other.origin
-        )
 
     async def _beat(self) -> None:
         while True:

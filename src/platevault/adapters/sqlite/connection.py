@@ -164,6 +164,8 @@ class ConnectionThread:
                 raise LedgerUnavailableError(
                     "Too many calls wait for the ledger", path=str(self._path)
                 ) from error
+            if self._ended.done():  # nobody else would answer
+                self._refuse_the_rest()
             result: ResultT = await asyncio.wrap_future(call.answer)
             return result
 
@@ -177,8 +179,8 @@ class ConnectionThread:
                 finally:
                     connection.close()
         finally:
-            self._refuse_the_rest()
             self._ended.set_result(None)
+            self._refuse_the_rest()
 
     def _connected(self) -> sqlite3.Connection | None:
         try:
@@ -190,8 +192,11 @@ class ConnectionThread:
         return None
 
     def _refuse_the_rest(self) -> None:
-        while not self._calls.empty():
-            call = self._calls.get_nowait()
+        while True:
+            try:
+                call = self._calls.get_nowait()
+            except queue.Empty:
+                return
             if call is not None and call.answer.set_running_or_notify_cancel():
                 call.answer.set_exception(self._not_open())
 

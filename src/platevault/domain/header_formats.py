@@ -34,7 +34,9 @@ FORMAT = "platevault-header"
 FORMAT_VERSION = 1
 _FACTS = "HEADER"
 _RECORDS = "RECORDS"
-_SECTION_LINE = re.compile(r'^([A-Za-z0-9_]+|"[^"]+"):$')
+_SECTION_LINE = re.compile(r"^([A-Za-z0-9_]+):( \[\])?$")
+#: YAML's mark of the end: a header that was cut off does not have it.
+_END = "..."
 _FITS_BLOCK = 2880
 _CARD = 80
 #: Room of a text between the quotes of a fixed-format card, and of any other value.
@@ -53,11 +55,11 @@ def format_yaml(document: HeaderDocument) -> bytes:
     lines = [f"{_FACTS}:"]
     lines += [_line({"keyword": name, "value": value}) for name, value in _facts(document)]
     for section, cards in document.sections.items():
-        lines.append(f"{section}:")
+        lines.append(f"{section}:" if cards else f"{section}: []")
         lines += [_card_line(card) for card in cards]
     lines.append(f"{_RECORDS}:" if document.records else f"{_RECORDS}: []")
     lines += [_line(plain) for plain in _plain_records(document.records)]
-    lines.append("")
+    lines += [_END, ""]
     return "\n".join(lines).encode("ascii")
 
 
@@ -268,15 +270,17 @@ def _from_json(plain: Mapping[str, Any]) -> HeaderDocument:
 def _sections_of(text: str) -> dict[str, list[dict[str, Any]]]:
     sections: dict[str, list[dict[str, Any]]] = {}
     items: list[dict[str, Any]] | None = None
-    for number, line in enumerate(text.splitlines(), start=1):
+    lines = text.split("\n")
+    if lines[-2:] != [_END, ""]:
+        raise MalformedHeaderError("Header is cut off", value=lines[-1][:80], expected=_END)
+    for number, line in enumerate(lines[:-2], start=1):
         if line.startswith("- {") and items is not None:
             items.append(json.loads(line[2:]))
-        elif line == f"{_RECORDS}: []":
             continue
-        elif _SECTION_LINE.match(line):
-            items = sections.setdefault(line[:-1].strip('"'), [])
-        elif line.strip() and not line.startswith("#"):
+        match = _SECTION_LINE.match(line)
+        if match is None:
             raise MalformedHeaderError("Line is not of a header", line=number, value=line[:80])
+        items = sections.setdefault(match[1], [])
     return sections
 
 

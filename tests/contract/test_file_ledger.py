@@ -29,13 +29,8 @@ from platevault.ports.file_ledger import (
     LedgerFullError,
     LedgerUnavailableError,
 )
-from platevault.testing.file_ledger_contract import (
-    FileLedgerContract,
-    NewStore,
-    Sql,
-    an_exposure,
-    files_of,
-)
+from platevault.testing.exposures_contract import an_exposure, files_of
+from platevault.testing.file_ledger_contract import FileLedgerContract, NewStore, Sql
 
 
 class TestSqliteFileLedger(FileLedgerContract):
@@ -341,7 +336,11 @@ async def test_a_call_to_a_ledger_that_cannot_be_opened_is_refused(path: Path) -
         call = group.create_task(_fails(thread.call(lambda one: one.total_changes)))
     assert isinstance(start.result(), LedgerForbiddenError)
     assert isinstance(call.result(), LedgerUnavailableError)
-    await thread.close()
+    async with asyncio.timeout(5):
+        assert isinstance(
+            await _fails(thread.call(lambda one: one.total_changes)), LedgerUnavailableError
+        )
+        await thread.close()
 
 
 @pytest.mark.parametrize("query", ["unfinished", "states", "image"])

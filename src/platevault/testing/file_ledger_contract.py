@@ -12,17 +12,26 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from platevault.domain.errors import PlatevaultError, UsageError
+from platevault.domain.errors import PlatevaultError
 from platevault.domain.ids import FileKey, FileKind
-from platevault.domain.inventory import Exposure, FileRecord, HeaderReference
+from platevault.domain.inventory import FileRecord
 from platevault.domain.lifecycles import FILE_TRANSITIONS, Destination, FileState
 from platevault.ports.file_ledger import (
     Change,
-    ConflictingExposureError,
     FileLedger,
     StaleFenceError,
     StateConflictError,
-    UnknownExposureError,
+)
+from platevault.testing.exposures_contract import (
+    A,
+    B,
+    ExposuresContract,
+    O,
+    S,
+    an_exposure,
+    bring_to,
+    files_of,
+    registered,
 )
 from platevault.testing.file_ledger_machine import FileLedgerMachine
 
@@ -30,39 +39,6 @@ from platevault.testing.file_ledger_machine import FileLedgerMachine
 Sql = Callable[[str], Awaitable[list[tuple[Any, ...]]]]
 #: Makes an empty store; what it gives opens a ledger on that store, as often as wanted.
 NewStore = Callable[[], Callable[[], AbstractAsyncContextManager[FileLedger]]]
-
-A = Destination.ARCHIVE
-O = Destination.OODS  # noqa: E741 - the field's abbreviation
-B = Destination.BACKBONE
-S = FileState
-
-
-def an_exposure(number: int = 1, *, sensors: Iterable[str] = ("R22_S00", "R22_S01")) -> Exposure:
-    """Make an exposure of a few sensors."""
-    return Exposure(
-        image=f"CC_O_20250415_{number:06d}",
-        camera="LSSTComCam",
-        day_obs=20250415,
-        exposure_id=2025041500000 + number,
-        sensors=dict.fromkeys(sensors, "SCIENCE"),
-        facts={"exposureTime": 15.0, "imageType": "OBJECT", "note": "Ångström", "none": None},
-    )
-
-
-def files_of(exposure: Exposure) -> list[FileKey]:
-    """List the files of an exposure: raw image and sidecar of each sensor, and the manifest."""
-    keys = [
-        FileKey(exposure.image, sensor, kind)
-        for sensor in exposure.sensors
-        for kind in (FileKind.RAW, FileKind.SIDECAR)
-    ]
-    return [*keys, FileKey(exposure.image, "", FileKind.MANIFEST)]
-
-
-async def _register(ledger: FileLedger, number: int = 1) -> list[FileKey]:
-    exposure = an_exposure(number)
-    assert await ledger.register(exposure, files=files_of(exposure), now_tai=100.0)
-    return files_of(exposure)
 
 
 async def _begin(ledger: FileLedger, keys: Iterable[FileKey], *, fence: int = 5) -> list[int]:
@@ -79,20 +55,7 @@ def _written(key: FileKey, *, fence: int = 5, digest: str = "md5:aa") -> Change:
     return Change(key, A, S.WRITTEN, fence=fence, path="/a/f", size_bytes=7, digest=digest)
 
 
-async def _bring_to(ledger: FileLedger, key: FileKey, state: FileState) -> None:
-    """Take a shortest way from EXPECTED to a state."""
-    ways: dict[FileState, tuple[FileState, ...]] = {S.EXPECTED: ()}
-    ahead = [S.EXPECTED]
-    while state not in ways:
-        here = ahead.pop(0)
-        for to in sorted(FILE_TRANSITIONS[here] - set(ways)):
-            ways[to] = (*ways[here], to)
-            ahead.append(to)
-    for to in ways[state]:
-        await ledger.apply([Change(key, B, to)], now_tai=150.0)
-
-
-class FileLedgerContract:
+class FileLedgerContract(ExposuresContract):
     """Give the fixtures ``ledger``, ``other``, ``sql`` and ``new_store``.
 
     ``ledger`` and ``other`` are two `FileLedger` objects on one empty store, as two processes
@@ -103,178 +66,12 @@ class FileLedgerContract:
     #: Examples and steps of the state machine.
     machine: ClassVar[settings] = settings(max_examples=25, stateful_step_count=20)
 
-    # -- exposures ---------------------------------------------------------------------------
-
-    async def test_a_new_exposure_expects_every_file_at_every_destination(
-        self, ledger: FileLedger, other: FileLedger
-    ) -> None:
-        keys = await _register(ledger)
-        records = await other.files(image=an_exposure().image)
-        assert {(record.key, record.destination) for record in records} == {
-            (key, destination) for key in keys for destination in Destination
-        }
-        assert len(records) == 3 * len(keys)
-        assert {record.state for record in records} == {S.EXPECTED}
-        assert {record.changed_tai for record in records} == {100.0}
-        known = await other.exposure(an_exposure().image)
-        assert known is not None
-        assert known.exposure == an_exposure()
-        assert (known.registered_tai, known.target_dir, known.header) == (100.0, "", None)
-        assert known.end_readout_tai is None
-
-    async def test_an_unknown_exposure_is_none(self, ledger: FileLedger) -> None:
-        assert await ledger.exposure("CC_O_20250415_999999") is None
-        assert await ledger.files(image="CC_O_20250415_999999") == []
-        assert await ledger.attempts("CC_O_20250415_999999") == []
-
-    async def test_the_same_exposure_again_changes_nothing(self, ledger: FileLedger) -> None:
-        keys = await _register(ledger)
-        await _begin(ledger, keys[:1])
-        before = await ledger.files()
-        assert not await ledger.register(an_exposure(), files=reversed_(keys), now_tai=900.0)
-        assert await ledger.files() == before
-
-    @pytest.mark.parametrize(
-        "other_contents",
-        [
-            {"camera": "LATISS"},
-            {"day_obs": 20250416},
-            {"exposure_id": 1},
-            {"sensors": {"R22_S00": "SCIENCE", "R22_S01": "GUIDER"}},
-            {"facts": {"exposureTime": 30.0}},
-        ],
-        ids=lambda contents: next(iter(contents)),
-    )
-    async def test_another_exposure_of_the_same_name_is_refused(
-        self, ledger: FileLedger, other_contents: dict[str, Any]
-    ) -> None:
-        keys = await _register(ledger)
-        before = await ledger.exposure(an_exposure().image)
-        with pytest.raises(ConflictingExposureError):
-            await ledger.register(
-                replace(an_exposure(), **other_contents), files=keys, now_tai=900.0
-            )
-        assert await ledger.exposure(an_exposure().image) == before
-        assert {record.state for record in await ledger.files()} == {S.EXPECTED}
-
-    async def test_the_same_exposure_with_other_files_is_refused(self, ledger: FileLedger) -> None:
-        keys = await _register(ledger)
-        swapped = [replace(keys[0], sensor="R22_S02"), *keys[1:]]
-        for files in (keys[:-1], swapped):
-            with pytest.raises(ConflictingExposureError):
-                await ledger.register(an_exposure(), files=files, now_tai=900.0)
-        assert len(await ledger.files()) == 3 * len(keys)
-
-    async def test_files_of_another_image_are_refused(self, ledger: FileLedger) -> None:
-        with pytest.raises(UsageError):
-            await ledger.register(an_exposure(1), files=files_of(an_exposure(2)), now_tai=1.0)
-        assert await ledger.exposures() == []
-
-    async def test_of_many_at_once_one_registers_it(
-        self, ledger: FileLedger, other: FileLedger
-    ) -> None:
-        keys = files_of(an_exposure())
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(each.register(an_exposure(), files=keys, now_tai=1.0))
-                for each in (ledger, other) * 5
-            ]
-        assert sum(task.result() for task in tasks) == 1
-        assert len(await ledger.files()) == 3 * len(keys)
-
-    async def test_the_target_is_chosen_once(self, ledger: FileLedger, other: FileLedger) -> None:
-        await _register(ledger)
-        image = an_exposure().image
-        assert await ledger.set_target(image, "/archive/20250415") == "/archive/20250415"
-        assert await other.set_target(image, "/elsewhere") == "/archive/20250415"
-        known = await ledger.exposure(image)
-        assert known is not None
-        assert known.target_dir == "/archive/20250415"
-
-    async def test_the_first_end_of_readout_counts(self, ledger: FileLedger) -> None:
-        await _register(ledger)
-        for moment in (300.0, 299.0, 301.0):
-            await ledger.set_end_readout(an_exposure().image, moment)
-        known = await ledger.exposure(an_exposure().image)
-        assert known is not None
-        assert known.end_readout_tai == 300.0
-
-    async def test_the_newest_header_counts(self, ledger: FileLedger) -> None:
-        await _register(ledger)
-        for version in (1, 3, 2):
-            header = HeaderReference(f"file:///{version}", version, version * 10, f"{version}")
-            await ledger.set_header(an_exposure().image, header)
-        known = await ledger.exposure(an_exposure().image)
-        assert known is not None
-        assert known.header == HeaderReference("file:///3", 3, 30, "3")
-
-    async def test_facts_of_an_unknown_exposure_are_refused(self, ledger: FileLedger) -> None:
-        calls = (
-            ledger.set_target("nope", "/x"),
-            ledger.set_end_readout("nope", 1.0),
-            ledger.set_header("nope", HeaderReference("u", 1)),
-        )
-        for call in calls:
-            with pytest.raises(UnknownExposureError):
-                await call
-
-    async def test_exposures_are_listed_by_name_camera_and_day(self, ledger: FileLedger) -> None:
-        for number, camera, day in ((3, "X", 1), (1, "X", 2), (2, "Y", 1)):
-            exposure = replace(an_exposure(number), camera=camera, day_obs=day)
-            await ledger.register(exposure, files=files_of(exposure), now_tai=1.0)
-
-        async def numbers(**conditions: Any) -> list[int]:
-            found = await ledger.exposures(**conditions)
-            return [int(record.exposure.image[-6:]) for record in found]
-
-        assert await numbers() == [1, 2, 3]
-        assert await numbers(camera="X") == [1, 3]
-        assert await numbers(day_obs=1) == [2, 3]
-        assert await numbers(camera="X", day_obs=1) == [3]
-        assert await numbers(camera="X", day_obs=1, unfinished=True) == [3]
-
-    async def test_an_exposure_is_finished_when_every_file_is_done_or_settled(
-        self, ledger: FileLedger
-    ) -> None:
-        keys = await _register(ledger)
-        await _register(ledger, 2)
-        way = {A: (S.WRITTEN,), B: (S.SENDING, S.SENT, S.VERIFIED)}
-        steps = [
-            Change(key, destination, state)
-            for key in keys
-            for destination in way
-            for state in way[destination]
-        ]
-        for key in keys:
-            steps += [Change(key, O, state) for state in (S.SENDING, S.SENT, S.VERIFIED)]
-            if key.kind is FileKind.RAW:
-                steps.append(Change(key, O, S.CATALOGUED))
-        for step in steps[:-1]:
-            await ledger.apply([step], now_tai=300.0)
-            assert len(await ledger.exposures(unfinished=True)) == 2
-        await ledger.apply(steps[-1:], now_tai=300.0)
-        (left,) = await ledger.exposures(unfinished=True)
-        assert left.exposure == an_exposure(2)
-
-    @pytest.mark.parametrize("state", [S.DEAD, S.ABANDONED, S.REMOVED])
-    async def test_a_settled_file_keeps_no_exposure_unfinished(
-        self, ledger: FileLedger, state: FileState
-    ) -> None:
-        exposure = an_exposure()
-        await ledger.register(exposure, files=files_of(exposure)[:1], now_tai=1.0)
-        (key,) = files_of(exposure)[:1]
-        for destination in (A, O):
-            await ledger.apply([Change(key, destination, S.ABANDONED)], now_tai=2.0)
-        assert len(await ledger.exposures(unfinished=True)) == 1
-        await _bring_to(ledger, key, state)
-        assert await ledger.exposures(unfinished=True) == []
-
     # -- attempts ----------------------------------------------------------------------------
 
     async def test_begin_opens_an_attempt_for_each_file(
         self, ledger: FileLedger, other: FileLedger
     ) -> None:
-        keys = await _register(ledger)
+        keys = await registered(ledger)
         opened = await ledger.begin(keys[:2], O, worker="f1", fence=5, now_tai=200.0)
         assert [(one.key, one.destination, one.number) for one in opened] == [
             (keys[0], O, 1),
@@ -287,7 +84,7 @@ class FileLedgerContract:
         assert {(one.attempt, one.fence, one.changed_tai) for one in sending} == {(1, 5, 200.0)}
 
     async def test_begin_again_closes_what_was_open_as_lost(self, ledger: FileLedger) -> None:
-        (key,) = (await _register(ledger))[:1]
+        (key,) = (await registered(ledger))[:1]
         await _begin(ledger, [key])
         await ledger.begin([key], A, worker="f2", fence=6, now_tai=250.0)
         first, second = await ledger.attempts(key.image)
@@ -295,12 +92,12 @@ class FileLedgerContract:
         assert (second.outcome, second.ended_tai, second.number) == ("", None, 2)
 
     async def test_a_file_named_twice_gets_one_attempt(self, ledger: FileLedger) -> None:
-        (key,) = (await _register(ledger))[:1]
+        (key,) = (await registered(ledger))[:1]
         assert await _begin(ledger, [key, key]) == [1]
         assert len(await ledger.attempts(key.image)) == 1
 
     async def test_begin_forgets_why_the_file_waited(self, ledger: FileLedger) -> None:
-        (key,) = (await _register(ledger))[:1]
+        (key,) = (await registered(ledger))[:1]
         await _begin(ledger, [key])
         await ledger.apply([Change(key, A, S.RETRY, fence=5, reason="disk full")], now_tai=300.0)
         assert (await _file(ledger, key)).reason == "disk full"
@@ -308,7 +105,7 @@ class FileLedgerContract:
         assert (await _file(ledger, key)).reason == ""
 
     async def test_begin_leaves_out_what_is_done(self, ledger: FileLedger) -> None:
-        keys = await _register(ledger)
+        keys = await registered(ledger)
         await ledger.apply([_written(keys[0])], now_tai=150.0)
         assert await _begin(ledger, keys[:2]) == [1]
         assert (await _file(ledger, keys[0])).state is S.WRITTEN
@@ -318,15 +115,15 @@ class FileLedgerContract:
     async def test_begin_refuses_a_state_that_allows_no_work(
         self, ledger: FileLedger, state: FileState
     ) -> None:
-        keys = await _register(ledger)
-        await _bring_to(ledger, keys[1], state)
+        keys = await registered(ledger)
+        await bring_to(ledger, keys[1], state)
         with pytest.raises(StateConflictError):
             await ledger.begin(keys[:2], B, worker="f1", fence=5, now_tai=200.0)
         assert (await _file(ledger, keys[0], B)).state is S.EXPECTED
         assert await ledger.attempts(keys[0].image) == []
 
     async def test_begin_under_an_old_fence_is_refused_whole(self, ledger: FileLedger) -> None:
-        keys = await _register(ledger)
+        keys = await registered(ledger)
         await _begin(ledger, [keys[1]], fence=6)
         before = await ledger.files(), await ledger.attempts(keys[0].image)
         with pytest.raises(StaleFenceError):
@@ -336,14 +133,14 @@ class FileLedgerContract:
     async def test_work_without_a_lease_is_allowed_and_lowers_no_fence(
         self, ledger: FileLedger
     ) -> None:
-        (key,) = (await _register(ledger))[:1]
+        (key,) = (await registered(ledger))[:1]
         await _begin(ledger, [key], fence=6)
         assert await _begin(ledger, [key], fence=0) == [2]
         await ledger.apply([_written(key, fence=0)], now_tai=300.0)
         assert (await _file(ledger, key)).fence == 6
 
     async def test_work_on_a_file_never_registered_is_refused(self, ledger: FileLedger) -> None:
-        keys = await _register(ledger)
+        keys = await registered(ledger)
         stranger = replace(keys[0], sensor="R99_S99")
         with pytest.raises(StateConflictError):
             await _begin(ledger, [keys[0], stranger])
@@ -354,7 +151,7 @@ class FileLedgerContract:
     async def test_what_was_staged_is_kept_with_the_attempt(
         self, ledger: FileLedger, other: FileLedger
     ) -> None:
-        (key,) = (await _register(ledger))[:1]
+        (key,) = (await registered(ledger))[:1]
         await _begin(ledger, [key])
         for digest in ("md5:aa", "md5:bb"):
             await ledger.stage(key, A, number=1, path="/a/.f", size_bytes=7, digest=digest)
@@ -364,7 +161,7 @@ class FileLedgerContract:
         assert (await _file(ledger, key)).digest == ""
 
     async def test_an_attempt_that_was_taken_over_stages_nothing(self, ledger: FileLedger) -> None:
-        (key,) = (await _register(ledger))[:1]
+        (key,) = (await registered(ledger))[:1]
         await _begin(ledger, [key])
         await _begin(ledger, [key], fence=6)
         with pytest.raises(StaleFenceError):
@@ -374,7 +171,7 @@ class FileLedgerContract:
     async def test_an_attempt_that_ended_or_never_was_stages_nothing(
         self, ledger: FileLedger
     ) -> None:
-        (key,) = (await _register(ledger))[:1]
+        (key,) = (await registered(ledger))[:1]
         await _begin(ledger, [key])
         await ledger.apply([_written(key)], now_tai=300.0)
         for number in (1, 2):
@@ -391,7 +188,7 @@ class FileLedgerContract:
         keys = [key for key in files_of(exposure) if key.kind is FileKind.RAW]
         await ledger.register(exposure, files=keys, now_tai=1.0)
         for key, to in zip(keys, FileState, strict=True):
-            await _bring_to(ledger, key, state)
+            await bring_to(ledger, key, state)
             if to is state or to in FILE_TRANSITIONS[state]:
                 await ledger.apply([Change(key, B, to)], now_tai=200.0)
                 assert (await _file(ledger, key, B)).state is to
@@ -403,7 +200,7 @@ class FileLedgerContract:
     async def test_a_change_stores_what_it_gives_and_keeps_the_rest(
         self, ledger: FileLedger, other: FileLedger
     ) -> None:
-        (key,) = (await _register(ledger))[:1]
+        (key,) = (await registered(ledger))[:1]
         first = replace(_written(key), degraded=True, reason="no header")
         await ledger.apply([first], now_tai=300.0)
         await ledger.apply([Change(key, A, S.VERIFIED, fence=7)], now_tai=310.0)
@@ -434,7 +231,7 @@ class FileLedgerContract:
     async def test_a_change_closes_the_open_attempt(
         self, ledger: FileLedger, to: FileState, outcome: str, error: str
     ) -> None:
-        (key,) = (await _register(ledger))[:1]
+        (key,) = (await registered(ledger))[:1]
         await _begin(ledger, [key])
         await ledger.apply([Change(key, A, to, fence=5, reason="why")], now_tai=300.0)
         (attempt,) = await ledger.attempts(key.image)
@@ -442,14 +239,14 @@ class FileLedgerContract:
         assert (await _file(ledger, key)).reason == "why"
 
     async def test_saying_sending_again_leaves_the_attempt_open(self, ledger: FileLedger) -> None:
-        (key,) = (await _register(ledger))[:1]
+        (key,) = (await registered(ledger))[:1]
         await _begin(ledger, [key])
         await ledger.apply([Change(key, A, S.SENDING, fence=5)], now_tai=300.0)
         (attempt,) = await ledger.attempts(key.image)
         assert attempt.outcome == ""
 
     async def test_a_change_in_place_succeeds_again(self, ledger: FileLedger) -> None:
-        (key,) = (await _register(ledger))[:1]
+        (key,) = (await registered(ledger))[:1]
         await _begin(ledger, [key])
         await ledger.apply([_written(key)], now_tai=300.0)
         before = await ledger.files(), await ledger.attempts(key.image)
@@ -457,7 +254,7 @@ class FileLedgerContract:
         assert (await ledger.files(), await ledger.attempts(key.image)) == before
 
     async def test_a_change_in_place_may_say_more(self, ledger: FileLedger) -> None:
-        (key,) = (await _register(ledger))[:1]
+        (key,) = (await registered(ledger))[:1]
         await ledger.apply([_written(key)], now_tai=300.0)
         await ledger.apply([replace(_written(key), path="/moved", fence=6)], now_tai=400.0)
         record = await _file(ledger, key)
@@ -466,7 +263,7 @@ class FileLedgerContract:
     async def test_a_late_report_of_what_is_in_place_succeeds_and_writes_nothing(
         self, ledger: FileLedger
     ) -> None:
-        (key,) = (await _register(ledger))[:1]
+        (key,) = (await registered(ledger))[:1]
         await ledger.apply([_written(key, fence=6)], now_tai=300.0)
         before = await ledger.files()
         await ledger.apply([replace(_written(key, fence=5), path="/other")], now_tai=400.0)
@@ -479,14 +276,14 @@ class FileLedgerContract:
     async def test_other_contents_of_a_file_in_place_are_refused(
         self, ledger: FileLedger, to: FileState
     ) -> None:
-        (key,) = (await _register(ledger))[:1]
+        (key,) = (await registered(ledger))[:1]
         await ledger.apply([_written(key)], now_tai=300.0)
         with pytest.raises(StateConflictError):
             await ledger.apply([replace(_written(key, digest="md5:bb"), to=to)], now_tai=400.0)
         assert (await _file(ledger, key)).digest == "md5:aa"
 
     async def test_changes_are_made_all_or_none(self, ledger: FileLedger) -> None:
-        keys = await _register(ledger)
+        keys = await registered(ledger)
         await _begin(ledger, keys)
         before = await ledger.files(), await ledger.attempts(keys[0].image)
         for last in (Change(keys[-1], A, S.CATALOGUED), _written(keys[-1], fence=4)):
@@ -536,14 +333,14 @@ class FileLedgerContract:
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait({task})
-        await _register(ledger, 100)
+        await registered(ledger, 100)
         for number in range(1, 30):
             known = await other.exposure(an_exposure(number).image)
             files = await other.files(image=an_exposure(number).image)
             assert len(files) == (0 if known is None else 3 * len(files_of(an_exposure())))
 
     async def test_files_are_listed_in_order_by_any_condition(self, ledger: FileLedger) -> None:
-        keys = [*await _register(ledger, 2), *await _register(ledger, 1)]
+        keys = [*await registered(ledger, 2), *await registered(ledger, 1)]
         await ledger.apply([_written(keys[0]), _written(keys[-1])], now_tai=2.0)
         everything = await ledger.files()
         order = [
@@ -585,7 +382,7 @@ class FileLedgerContract:
     async def test_the_store_itself_refuses_to_change_history(
         self, ledger: FileLedger, sql: Sql, statement: str
     ) -> None:
-        keys = await _register(ledger)
+        keys = await registered(ledger)
         await _begin(ledger, keys[:2])
         await ledger.apply([_written(keys[0])], now_tai=300.0)
         before = await ledger.files(), await ledger.attempts(keys[0].image)
@@ -596,7 +393,7 @@ class FileLedgerContract:
     async def test_the_store_holds_what_the_ledger_tells(
         self, ledger: FileLedger, sql: Sql
     ) -> None:
-        keys = await _register(ledger)
+        keys = await registered(ledger)
         await _begin(ledger, keys[:1])
         await ledger.apply([_written(keys[0])], now_tai=300.0)
         rows = await sql("SELECT destination, state, digest FROM file_state WHERE attempt = 1")
@@ -608,8 +405,3 @@ class FileLedgerContract:
             store = staticmethod(new_store)
 
         run_state_machine_as_test(Machine, settings=self.machine)
-
-
-def reversed_(keys: list[FileKey]) -> list[FileKey]:
-    """Give keys in another order, one of them twice."""
-    return [*keys[::-1], keys[0]]

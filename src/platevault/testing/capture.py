@@ -29,6 +29,7 @@ from platevault.domain.inventory import FileRecord, HeaderReference
 from platevault.domain.lifecycles import Destination, FileState, SummaryState
 from platevault.domain.samples import Sample
 from platevault.ports.image_writer import ImageWriter
+from platevault.ports.leases import LeasesUnavailableError
 from platevault.ports.sample_bus import History
 from platevault.runtime.service import Service, StopToken
 from platevault.runtime.steps import Steps
@@ -43,12 +44,15 @@ from platevault.sim.daq_readout import SimReadout
 from platevault.sim.recipe import ImageType, PixelRecipe
 from platevault.testing.cameras import tiny_camera
 from platevault.testing.clocks import START_TAI, SteppedClock
+from platevault.testing.outages import Outage
 
 #: Observing day of `START_TAI`.
 DAY_OBS = 20330517
 #: One turn of `CaptureRig.until`: time that threads get [s, machine], and that passes [s].
 _THREADS_S = 0.002
 _STEP_S = 0.1
+_SHORT_S = 20.0
+_LONG_STEP_S = 0.5
 
 Condition = Callable[[], bool | Awaitable[bool]]
 
@@ -112,9 +116,11 @@ class CaptureRig:
         Empty directory.
     camera
         Whose night.
+    first_fence
+        First fencing number; above those of a former rig with the same root.
     """
 
-    def __init__(self, root: Path, camera: Camera | None = None) -> None:
+    def __init__(self, root: Path, camera: Camera | None = None, *, first_fence: int = 1) -> None:
         self.root = root
         self.camera = camera if camera is not None else tiny_camera()
         self.clock = SteppedClock()
@@ -124,7 +130,7 @@ class CaptureRig:
         self.interfaces: Interfaces = load_interfaces()
         self.queue = MemoryWorkQueue(clock=self.clock)
         self.presence = MemoryPresence(clock=self.clock)
-        self.leases = MemoryLeases(clock=self.clock)
+        self.leases = MemoryLeases(clock=self.clock, first_fence=first_fence)
         self.objects = FilesystemObjectStore(root / "annex", sync=SyncPolicy.RAMDISK)
         self.ledger = SqliteFileLedger(root / "ledger.sqlite")
         self.links = FilesystemLinkStore(sync=SyncPolicy.RAMDISK)
@@ -134,6 +140,7 @@ class CaptureRig:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, StopToken] = {}
         self._writers: dict[str, TopicWriter] = {}
+        self._processes: dict[str, ImageWriter] = {}
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -186,6 +193,7 @@ class CaptureRig:
     async def controller(self, *, steps: Steps | None = None, **options: Any) -> ArchiveController:
         """Make an Archive Controller."""
         writer = options.pop("writer", None) or await self.writer()
+        self._processes["archive_controller"] = writer
         return ArchiveController(
             root=self.archive,
             areas=options.pop("areas", self.areas),
@@ -203,6 +211,7 @@ class CaptureRig:
     ) -> Forwarder:
         """Make a Forwarder."""
         writer: ImageWriter = options.pop("writer", None) or await self.writer()
+        self._processes[name] = writer
         return Forwarder(
             name=name,
             cameras={self.camera.name: self.camera},
@@ -210,8 +219,8 @@ class CaptureRig:
             ledger=options.pop("ledger", self.ledger),
             queue=self.queue,
             leases=options.pop("leases", self.leases),
-            presence=self.presence,
-            objects=self.objects,
+            presence=options.pop("presence", self.presence),
+            objects=options.pop("objects", self.objects),
             writer=writer,
             links=self.links,
             clock=self.clock,
@@ -264,6 +273,21 @@ class CaptureRig:
         await asyncio.wait({self._tasks[name]})
         await self._end(name, quiet=True)
 
+    async def bury(self, name: str) -> None:
+        """Clear away a service that crashed, with what its process held."""
+        await self.until(self._tasks[name].done)
+        await self._end(name)
+        writer = self._processes.pop(name, None)
+        if isinstance(writer, FitsImageWriter):
+            await writer.__aexit__(None, None, None)
+
+    def doomed(self) -> dict[str, Any]:
+        """Give ports for a service that will crash: it can neither release nor withdraw."""
+        leases = Outage(self.leases, _gone, only=("release",))
+        presence = Outage(self.presence, _gone, only=("withdraw",))
+        leases.down = presence.down = True
+        return {"leases": leases, "presence": presence}
+
     def has_ended(self, name: str) -> bool:
         """Tell whether a service has ended, by itself or by a crash."""
         return self._tasks[name].done()
@@ -298,10 +322,11 @@ class CaptureRig:
             await self.step(_STEP_S)
 
     async def pass_time(self, duration_s: float) -> None:
-        """Let time pass."""
+        """Let time pass, in longer steps when there is much of it."""
         end_tai = self.clock.now_tai() + duration_s
+        step_s = _STEP_S if duration_s <= _SHORT_S else _LONG_STEP_S
         while self.clock.now_tai() < end_tai - 1e-6:
-            await self.step(min(_STEP_S, end_tai - self.clock.now_tai()))
+            await self.step(min(step_s, end_tai - self.clock.now_tai()))
 
     async def step(self, duration_s: float) -> None:
         """Move clock and device on."""
@@ -469,6 +494,10 @@ class CaptureRig:
             for sensor, row in (await self.files(image, destination=destination)).items()
         }
 
+    async def is_registered(self, image: str) -> bool:
+        """Tell whether the ledger has the exposure."""
+        return await self.ledger.exposure(image) is not None
+
     async def is_archived(self, image: str) -> bool:
         """Tell whether every raw file is written."""
         states = (await self.states(image)).values()
@@ -482,6 +511,10 @@ class CaptureRig:
             for state in (await self.states(image, destination)).values()
         }
         return states == {FileState.VERIFIED}
+
+
+def _gone() -> LeasesUnavailableError:
+    return LeasesUnavailableError("the process has ended")
 
 
 async def _holds(condition: Condition) -> bool:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from platevault.adapters.memory.sample_bus import MemorySampleBus
+from platevault.csc.background import NotRunningError
 from platevault.csc.csc import Csc
 from platevault.domain.errors import PermanentError
 from platevault.domain.lifecycles import SummaryState
@@ -216,6 +217,23 @@ async def test_work_may_report_a_fault_itself_and_finish(scene: Scene) -> None:
         assert scene.log == ["finished"]
         assert scene.error(remote) == (5701, "no forwarder")
         await remote.command("standby")
+
+
+async def test_work_cancelled_from_within_is_a_fault(scene: Scene) -> None:
+    async def work(stop: StopToken) -> None:
+        raise asyncio.CancelledError
+
+    scene.csc.while_enabled(work, name="work", error_code=12)
+    async with scene.running() as remote:
+        await remote.command("start")
+        await remote.command("enable")
+        await scene.clock.settle()
+        assert scene.error(remote) == (12, "work was cancelled from within")
+
+
+async def test_a_component_that_does_not_run_cannot_go_to_fault(scene: Scene) -> None:
+    with pytest.raises(NotRunningError):
+        await scene.csc.fault(1, "too early")
 
 
 async def test_work_that_fails_while_it_is_asked_to_stop_is_a_fault_too(scene: Scene) -> None:

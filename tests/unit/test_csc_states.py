@@ -640,16 +640,62 @@ async def test_a_command_of_the_subclass_may_need_enabled() -> None:
         await remote.command("resetFromFault")
 
 
+class Cut(MemorySampleBus):
+    """A bus that may go away."""
+
+    away = False
+
+    @override
+    async def publish(self, sample: Sample) -> None:
+        if self.away:
+            raise BusUnavailableError("away")
+        await super().publish(sample)
+
+
+async def test_a_fault_that_cannot_be_told_ends_the_run() -> None:
+    world = World()
+    bus = Cut(clock=world.clock)
+    world.bus = bus
+    csc = world.probe()
+
+    async def work(stop: StopToken) -> None:
+        bus.away = True
+        raise PermanentError("disk full")
+
+    async def run() -> None:
+        with pytest.raises(ExceptionGroup) as caught:
+            await csc.run(world.stop, lambda: None)
+        assert caught.group_contains(BusUnavailableError)
+
+    csc.while_in({S.STANDBY}, work, name="work")
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(run())
+        await world.clock.advance(15.0)
+        assert task.done()
+    assert world.clock.sleepers == 0
+
+
+async def test_a_fault_is_told_also_when_its_finder_is_cancelled_meanwhile() -> None:
+    world = World()
+    bus = Cut(clock=world.clock)
+    world.bus = bus
+    csc = world.probe(drain_within_s=2.0)
+
+    async def work(stop: StopToken) -> None:
+        await world.clock.sleep(1.0)
+        bus.away = True
+        await csc.fault(5701, "no forwarder")
+
+    csc.while_in({S.STANDBY}, work, name="work")
+    async with world.running(csc):
+        await world.clock.advance(6.0)
+        bus.away = False
+        await world.clock.advance(3.0)
+        assert world.values("errorCode", "errorCode") == [0, 5701]
+        assert world.values("summaryState", "summaryState") == [S.STANDBY, S.FAULT]
+
+
 async def test_a_bus_that_is_away_costs_heartbeats_and_not_the_component() -> None:
-    class Cut(MemorySampleBus):
-        away = False
-
-        @override
-        async def publish(self, sample: Sample) -> None:
-            if self.away:
-                raise BusUnavailableError("away")
-            await super().publish(sample)
-
     world = World()
     bus = Cut(clock=world.clock)
     world.bus = bus

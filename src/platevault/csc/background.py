@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from platevault.domain.errors import UsageError
 from platevault.domain.lifecycles import SummaryState
@@ -78,20 +79,25 @@ class BackgroundWork:
         for work in self._works:
             if state in work.states and (work.task is None or work.task.done()):
                 work.stop = StopToken()
-                work.task = self._tasks.create_task(self._watch(work, work.stop), name=work.name)
+                work.task = self.spawn(self._watch(work, work.stop), name=work.name)
 
     def release(self, state: SummaryState) -> None:
         """Ask what does not belong to ``state`` to stop, and do not wait for it."""
         for work in self._works:
             if state not in work.states and work.task is not None:
                 work.stop.request()
-                self._tasks.create_task(self._end(work), name=f"end {work.name}")
+                self.spawn(self._end(work), name=f"end {work.name}")
 
-    @property
-    def _tasks(self) -> asyncio.TaskGroup:
+    def spawn(self, body: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None] | None:
+        """Run something beside the rest; ``None`` if the run is ending by an error already."""
         if self._group is None:
+            body.close()
             raise NotRunningError("The component does not run")
-        return self._group
+        try:
+            return self._group.create_task(body, name=name)
+        except RuntimeError:  # what a group says that has been aborted
+            body.close()
+            return None
 
     async def _end(self, work: _Work) -> None:
         task = work.task
@@ -109,6 +115,11 @@ class BackgroundWork:
     async def _watch(self, work: _Work, stop: StopToken) -> None:
         try:
             await work.body(stop)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            await self._fault(work.error_code, f"{work.name} was cancelled from within", "")
         except Exception as error:  # noqa: BLE001 (outermost of this work: it becomes a fault)
             await self._fault(
                 work.error_code, f"{work.name} failed: {reason_of(error)}", traceback.format_exc()

@@ -202,6 +202,11 @@ class Csc:
             What happened, for people.
         traceback
             Stack trace, if there is one.
+
+        Raises
+        ------
+        BusUnavailableError
+            Nobody can be told. Let it end the process, so that it is seen and started again.
         """
         if self._state in {SummaryState.FAULT, SummaryState.OFFLINE}:
             await self.log(
@@ -216,12 +221,17 @@ class Csc:
         self._state = SummaryState.FAULT
         self._faults += 1
         self._background.release(SummaryState.FAULT)
+        # A task of its own: whoever found the fault may be cancelled, the report must go out.
+        telling = self._background.spawn(
+            self._tell_fault(code or UNNAMED_ERROR_CODE, report, traceback),
+            name=f"{self.name} fault",
+        )
+        if telling is not None:
+            await asyncio.shield(telling)
+
+    async def _tell_fault(self, code: int, report: str, traceback: str) -> None:
         await self.publish(
-            "errorCode",
-            force=True,
-            errorCode=code or UNNAMED_ERROR_CODE,
-            errorReport=report,
-            traceback=traceback,
+            "errorCode", force=True, errorCode=code, errorReport=report, traceback=traceback
         )
         await self.log(
             logging.CRITICAL, "Fault", traceback=traceback, error_code=code, report=report

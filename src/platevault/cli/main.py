@@ -7,7 +7,7 @@ import sys
 import click
 import typer
 
-from platevault.cli import camera, config, csc, image
+from platevault.cli import camera, config, csc, image, night
 from platevault.cli.outcomes import ExitCode, exit_code_of
 from platevault.cli.version import show_version
 from platevault.domain.errors import PlatevaultError
@@ -23,6 +23,7 @@ app = typer.Typer(
         "settings; 3 did not stop in time; 4 contents disagree with their digest, call a person."
     ),
 )
+app.add_typer(night.app, name="night")
 app.add_typer(image.app, name="image")
 app.add_typer(csc.app, name="csc")
 app.add_typer(camera.app, name="camera")

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from platevault.adapters.butler import ButlerIngest
+from platevault.adapters.butler.ingest import ButlerIngest
 from platevault.adapters.filesystem.durable import DigestAlgorithm, SyncPolicy
 from platevault.adapters.filesystem.links import FilesystemLinkStore
 from platevault.adapters.filesystem.object_store import FilesystemObjectStore
@@ -49,8 +49,8 @@ class ProcessContext:
         Time of services; devices of the simulation have their own.
     interfaces
         Topics of every component.
-    bus, queue, leases, presence, ledger, writer, links, annex, ingest
-        The ports.
+    bus, queue, leases, presence, ledger, writer, links, annex, spool, ingest
+        The ports; ``spool`` is a store of this host.
     """
 
     settings: Settings
@@ -66,6 +66,7 @@ class ProcessContext:
     writer: ImageWriter
     links: LinkStore
     annex: ObjectStore
+    spool: ObjectStore
     ingest: Ingest
 
 
@@ -102,7 +103,10 @@ async def embedded_context(
             ),
             links=await stack.enter_async_context(FilesystemLinkStore(sync=sync)),
             annex=FilesystemObjectStore(settings.annex_dir),
+            spool=FilesystemObjectStore(settings.spool_dir),
             ingest=await stack.enter_async_context(
-                ButlerIngest(settings.butler_dir, compatibility=settings.oods.compatibility)
+                ButlerIngest(
+                    repository=settings.butler_dir, compatibility=settings.oods.compatibility
+                )
             ),
         )

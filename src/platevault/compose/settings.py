@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from platevault.domain.errors import UsageError
+from platevault.services.archiver.settings import ArchiverConfiguration
 
 Seconds = Annotated[float, Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -40,23 +41,6 @@ class MetricsSettings(_Part):
     host: str = Field("127.0.0.1", description="address to listen on")
 
 
-class ArchiverSettings(_Part):
-    """Archiver CSC."""
-
-    forwarders: int = Field(4, ge=1, description="Forwarders to pair with at most")
-    controller_timeout_s: Seconds = Field(
-        10.0, description="limit of an Archive Controller answer [s]"
-    )
-    association_timeout_s: Seconds = Field(5.0, description="limit of a pairing answer [s]")
-    header_timeout_s: Seconds = Field(
-        20.0, description="wait for the header after endReadout, then write without [s]"
-    )
-    board_timeout_s: Seconds = Field(
-        120.0, description="time after which a board that is not done is sent out again [s]"
-    )
-    lease_s: Seconds = Field(10.0, description="life of a pairing lease [s]")
-
-
 class ForwarderSettings(_Part):
     """Forwarders."""
 
@@ -76,6 +60,9 @@ class HeaderServiceSettings(_Part):
 
     margin_s: Seconds = Field(
         30.0, description="wait beyond the exposure's own timeout, then publish what is there [s]"
+    )
+    settle_s: Seconds = Field(
+        0.1, description="wait after the closing event for samples that were sent before it [s]"
     )
 
 
@@ -112,7 +99,7 @@ class Settings(BaseSettings):
     root: Path = Field(Path("night"), description="directory below which all data go")
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
-    archiver: ArchiverSettings = ArchiverSettings()
+    archiver: ArchiverConfiguration = ArchiverConfiguration()
     forwarder: ForwarderSettings = ForwarderSettings()
     header_service: HeaderServiceSettings = HeaderServiceSettings()
     oods: OodsSettings = OodsSettings()
@@ -139,9 +126,19 @@ class Settings(BaseSettings):
         return self.root / "backbone"
 
     @property
+    def quarantine_dir(self) -> Path:
+        """Where files that cannot be catalogued are set aside."""
+        return self.root / "quarantine"
+
+    @property
     def annex_dir(self) -> Path:
         """The large file annex."""
         return self.root / "annex"
+
+    @property
+    def spool_dir(self) -> Path:
+        """What services keep on this host across a restart."""
+        return self.root / "spool"
 
     @property
     def ledger_path(self) -> Path:

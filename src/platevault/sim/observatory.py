@@ -133,6 +133,15 @@ class Observatory:
                 # Let the services have the loop: a night at full speed must not starve them.
                 await asyncio.sleep(0)
 
+    async def skip_to(self, moment_tai: float) -> None:
+        """Jump to a later moment [s, TAI] without telemetry on the way; never back."""
+        async with self._moving:
+            jump_s = moment_tai - self.clock.now_tai()
+            if jump_s > 0:
+                self.clock.step(jump_s)
+                for device in self._devices:
+                    device.step(jump_s)
+
     async def _say_weather(self, now_tai: float) -> None:
         if now_tai >= self._weather_due_tai:
             self._weather_due_tai = now_tai + _WEATHER_S

@@ -11,7 +11,9 @@ from platevault.compose.night.drills import Drills
 from platevault.compose.night.observatory import SimulatedObservatory
 from platevault.compose.night.progress import night_progress
 from platevault.compose.night.records import NightRecord, TakenImage
+from platevault.compose.night.replay import FrameVisit, load_exposure
 from platevault.domain.camera import Camera
+from platevault.domain.errors import PermanentError
 from platevault.ports.sample_bus import History
 from platevault.sal.remote import Remote
 from platevault.sim.camera import Request
@@ -114,10 +116,22 @@ class NightDriver:
                     continue
                 await self._visit(self._context.cameras[name], visit, cadence_s)
 
-    async def replay(self, camera: Camera, requests: Sequence[Request], cadence_s: float) -> None:
-        """Send real frames through the camera, one exposure each."""
-        for request in requests:
-            await self._take(camera, request, cadence_s)
+    async def replay(self, camera: Camera, visits: Sequence[FrameVisit], cadence_s: float) -> None:
+        """Send real frames through the camera, one exposure each, at the time each was taken."""
+        observatory = self._simulated.observatory
+        for visit in visits:
+            try:
+                exposure = await asyncio.to_thread(load_exposure, visit, camera)
+            except PermanentError as error:
+                self._record.faults.append(f"frame left out: {error}")
+                continue
+            if visit.begin_tai is not None:
+                await observatory.skip_to(visit.begin_tai - _SLEW_S)
+            if exposure.filter_name:
+                await self._simulated.devices[camera.name].set_filter(exposure.filter_name)
+            await observatory.point(camera.components.telescope, exposure.target)
+            await observatory.advance(_SLEW_S)
+            await self._take(camera, exposure.request, cadence_s)
 
     async def settled(self, *, within_s: float) -> bool:
         """Wait until every file is done; ``False`` if that takes longer than ``within_s`` [s]."""

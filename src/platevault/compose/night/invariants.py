@@ -61,7 +61,7 @@ class Evidence:
     record: NightRecord
     ledger: FileLedger
     links: LinkStore
-    ingest: Mapping[str, Ingest]
+    ingest: Ingest
     leases: Leases
     queue: WorkQueue
     annex: ObjectStore
@@ -127,7 +127,7 @@ async def _done(evidence: Evidence) -> tuple[list[str], str]:
 async def _digests(evidence: Evidence) -> tuple[list[str], str]:
     wrong, count = [], 0
     for taken in evidence.record.images.values():
-        catalogued = await evidence.ingest[taken.camera.name].catalogued(taken.camera, taken.image)
+        catalogued = await evidence.ingest.catalogued(taken.camera, taken.image)
         files = await evidence.ledger.files(image=taken.image)
         raw_in_archive = {
             file.key: file for file in files if file.destination is Destination.ARCHIVE

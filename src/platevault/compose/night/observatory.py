@@ -50,11 +50,31 @@ class SimulatedObservatory:
 
 
 async def simulate_observatory(
-    context: ProcessContext, *, seed: int, sensors: Sequence[str], on_event: EventHook
+    context: ProcessContext,
+    *,
+    seed: int,
+    sensors: Sequence[str],
+    on_event: EventHook,
+    begin_tai: float | None = None,
 ) -> SimulatedObservatory:
-    """Build the devices; the numbers of images go on where the ledger's night of today ends."""
+    """Build the devices; the numbers of images go on where the ledger's last ones end.
+
+    Parameters
+    ----------
+    context
+        The ports.
+    seed, sensors, on_event
+        As for `SimDaq` and `CameraDevice`.
+    begin_tai
+        Device time at first [s, TAI]; this evening if not given.
+    """
     cameras = list(context.cameras.values())
-    begin_tai, first = await _begin(context.ledger, cameras, context.clock.now_tai())
+    if begin_tai is None:
+        begin_tai, first = await _begin(context.ledger, cameras, context.clock.now_tai())
+    else:
+        first = {
+            camera.name: await _next_number(context.ledger, camera, day_obs=0) for camera in cameras
+        }
     clock = DeviceClock(begin_tai)
     announcer = SalAnnouncer(bus=context.bus, interfaces=context.interfaces, clock=clock)
     daqs = {
@@ -108,12 +128,17 @@ async def _begin(
     day_obs = day_obs_of(begin_tai)
     first = {}
     for camera in cameras:
+        first[camera.name] = await _next_number(ledger, camera, day_obs=day_obs)
         taken = await ledger.exposures(camera=camera.name, day_obs=day_obs)
-        numbers = [ImageName.parse(record.exposure.image).sequence for record in taken]
-        first[camera.name] = max(numbers, default=0) + 1
         ends = [record.end_readout_tai for record in taken if record.end_readout_tai is not None]
         begin_tai = max(begin_tai, max(ends, default=0.0) + _AFTER_LAST_S)
     return begin_tai, first
+
+
+async def _next_number(ledger: FileLedger, camera: Camera, *, day_obs: int) -> int:
+    taken = await ledger.exposures(camera=camera.name, day_obs=day_obs)
+    numbers = [ImageName.parse(record.exposure.image).sequence for record in taken]
+    return max(numbers, default=0) + 1
 
 
 def _evening_tai(now_tai: float, longitude_deg: float) -> float:

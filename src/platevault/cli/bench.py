@@ -1,0 +1,90 @@
+"""``platevault bench``: measure the pixel path against its peers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+bench_app = typer.Typer(
+    help="Measure the pixel path against fitsio, astropy, fpack and memcpy; keep the machine idle.",
+    no_args_is_help=True,
+)
+
+_Scratch = Annotated[Path, typer.Option(help="RAM disk to write to; a directory is made in it.")]
+_Repeats = Annotated[int, typer.Option(min=1, help="Measured rounds, after one that is not.")]
+_Pages = Annotated[
+    Path | None, typer.Option(help="Directory for a Markdown page and JSON of each benchmark.")
+]
+_Sensors = Annotated[int, typer.Option(min=2, help="Sensors in a sample of the fast cases.")]
+_RAM_DISK = Path("/dev/shm")  # noqa: S108 - a RAM disk is what is measured
+
+
+@bench_app.command("pixels")
+def bench_pixels_command(
+    scratch: _Scratch = _RAM_DISK,
+    repeats: _Repeats = 5,
+    sensors: _Sensors = 18,
+    markdown: _Pages = None,
+) -> None:
+    """Measure the file of one sensor, on realistic and on difficult pixels."""
+    from platevault.compose.bench import pixels, report
+
+    console = Console()
+    found = pixels.bench_pixels(
+        _directory(scratch), repeats=repeats, count=sensors, progress=_teller(console)
+    )
+    report.show(found, console)
+    if markdown is not None:
+        report.write(found, "pixels", markdown, report.machine_facts(scratch))
+
+
+@bench_app.command("headers")
+def bench_headers_command(
+    scratch: _Scratch = _RAM_DISK, repeats: _Repeats = 7, markdown: _Pages = None
+) -> None:
+    """Measure the headers of all files of an LSSTCam exposure."""
+    from platevault.compose.bench import headers, report
+
+    console = Console()
+    found = headers.bench_headers(repeats=repeats, progress=_teller(console))
+    report.show(found, console)
+    if markdown is not None:
+        report.write(found, "headers", markdown, report.machine_facts(scratch))
+
+
+@bench_app.command("exposure")
+def bench_exposure_command(
+    scratch: _Scratch = _RAM_DISK, repeats: _Repeats = 3, markdown: _Pages = None
+) -> None:
+    """Measure a whole LSSTCam exposure, boards over TCP, and the latency of LATISS."""
+    from platevault.compose.bench import exposure, report
+
+    console = Console()
+    found = exposure.bench_exposure(_directory(scratch), repeats=repeats, progress=_teller(console))
+    report.show(found, console)
+    if markdown is not None:
+        report.write(found, "exposure", markdown, report.machine_facts(scratch))
+
+
+@bench_app.command("all")
+def bench_all_command(scratch: _Scratch = _RAM_DISK, markdown: _Pages = None) -> None:
+    """Measure everything, one after the other."""
+    bench_headers_command(scratch=scratch, repeats=7, markdown=markdown)
+    bench_pixels_command(scratch=scratch, repeats=5, sensors=18, markdown=markdown)
+    bench_exposure_command(scratch=scratch, repeats=3, markdown=markdown)
+
+
+def _directory(scratch: Path) -> Path:
+    return scratch / f"platevault-bench-{os.getpid()}"
+
+
+def _teller(console: Console) -> Callable[[str], None]:
+    def tell(text: str) -> None:
+        console.print(f"[dim]{text}[/dim]")
+
+    return tell

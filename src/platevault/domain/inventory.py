@@ -31,6 +31,25 @@ class HeaderReference:
     md5: str = ""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class ToldResult:
+    """A result of one sensor that was published.
+
+    Attributes
+    ----------
+    sensor
+        Sensor name; empty for a result of the whole exposure.
+    event
+        Name of the event that said it.
+    status_code
+        What it said.
+    """
+
+    sensor: str
+    event: str
+    status_code: int
+
+
 @dataclass(frozen=True, slots=True)
 class Exposure:
     """One exposure as announced, with the sensors it must give.

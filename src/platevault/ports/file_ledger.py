@@ -14,6 +14,7 @@ from platevault.domain.inventory import (
     ExposureRecord,
     FileRecord,
     HeaderReference,
+    ToldResult,
 )
 from platevault.domain.lifecycles import Destination, FileState
 
@@ -186,3 +187,12 @@ class FileLedger(Protocol):
 
     async def attempts(self, image: str) -> list[AttemptRecord]:
         """List every attempt of an image, oldest first."""
+
+    async def set_told(self, image: str, result: ToldResult, *, now_tai: float) -> None:
+        """Store that a result was published; again is success.
+
+        Raises `UnknownExposureError` for an image never registered.
+        """
+
+    async def told(self, image: str) -> list[ToldResult]:
+        """List the results of an image that were published, sorted."""

@@ -25,6 +25,7 @@ from platevault.domain.inventory import (
     ExposureRecord,
     FileRecord,
     HeaderReference,
+    ToldResult,
 )
 from platevault.domain.lifecycles import Destination, FileState
 from platevault.ports.file_ledger import Change, FileLedger
@@ -122,6 +123,10 @@ class SqliteLedgerReader:
     async def attempts(self, image: str) -> list[AttemptRecord]:
         """List attempts, as `FileLedger.attempts`."""
         return await self._reader.call(partial(rows.select_attempts, image=image))
+
+    async def told(self, image: str) -> list[ToldResult]:
+        """List published results, as `FileLedger.told`."""
+        return await self._reader.call(partial(rows.select_told, image=image))
 
 
 class SqliteFileLedger(SqliteLedgerReader, FileLedger):
@@ -249,6 +254,12 @@ class SqliteFileLedger(SqliteLedgerReader, FileLedger):
     async def apply(self, changes: Sequence[Change], *, now_tai: float) -> None:
         await self._writer.call(
             partial(transactions.apply, changes=tuple(changes), now_tai=now_tai)
+        )
+
+    @override
+    async def set_told(self, image: str, result: ToldResult, *, now_tai: float) -> None:
+        await self._writer.call(
+            partial(transactions.set_told, image=image, result=result, now_tai=now_tai)
         )
 
     async def first_fence(self) -> int:

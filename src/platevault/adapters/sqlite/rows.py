@@ -15,6 +15,7 @@ from platevault.domain.inventory import (
     ExposureRecord,
     FileRecord,
     HeaderReference,
+    ToldResult,
 )
 from platevault.domain.lifecycles import SETTLED_STATES, Destination, FileState, done_states
 
@@ -190,3 +191,12 @@ def select_attempts(connection: sqlite3.Connection, image: str) -> list[AttemptR
         (image,),
     )
     return [attempt_record(row) for row in rows]
+
+
+def select_told(connection: sqlite3.Connection, image: str) -> list[ToldResult]:
+    """List the published results of an image."""
+    found = connection.execute(
+        "SELECT sensor, event, status_code FROM told_result WHERE image = ? ORDER BY 1, 2, 3",
+        (image,),
+    )
+    return [ToldResult(*row) for row in found]

@@ -9,7 +9,13 @@ from dataclasses import replace
 from platevault.adapters.sqlite.rows import json_text, select_exposure, select_file
 from platevault.domain.errors import UsageError
 from platevault.domain.ids import FileKey
-from platevault.domain.inventory import AttemptRecord, Exposure, FileRecord, HeaderReference
+from platevault.domain.inventory import (
+    AttemptRecord,
+    Exposure,
+    FileRecord,
+    HeaderReference,
+    ToldResult,
+)
 from platevault.domain.lifecycles import FILE_TRANSITIONS, Destination, FileState, done_states
 from platevault.ports.file_ledger import (
     Change,
@@ -128,6 +134,18 @@ def set_header(connection: sqlite3.Connection, image: str, header: HeaderReferen
         (header.url, header.version, header.size_bytes, header.md5, image, header.version),
     )
     _known(connection, image)
+
+
+def set_told(
+    connection: sqlite3.Connection, image: str, result: ToldResult, now_tai: float
+) -> None:
+    """Store that a result was published, the first time it is said."""
+    _known(connection, image)
+    connection.execute(
+        "INSERT OR IGNORE INTO told_result (image, sensor, event, status_code, told_tai)"
+        " VALUES (?, ?, ?, ?, ?)",
+        (image, result.sensor, result.event, result.status_code, now_tai),
+    )
 
 
 def begin(

@@ -117,6 +117,22 @@ async def test_work_may_belong_to_standby(scene: Scene) -> None:
         assert scene.log == ["begin", "end"]
 
 
+async def test_a_stop_starts_no_work_on_its_way_down(scene: Scene) -> None:
+    async def work(stop: StopToken) -> None:
+        scene.log.append(f"begin in {scene.csc.state.name}")
+        await stop.wait()
+
+    for state in (S.STANDBY, S.DISABLED, S.ENABLED):
+        scene.csc.while_in({state}, work, name=f"work in {state.name}")
+    async with scene.running() as remote:
+        await remote.command("start")
+        await remote.command("enable")
+        await scene.clock.settle()
+        scene.stop.request()
+        await scene.clock.settle()
+    assert scene.log == ["begin in STANDBY", "begin in DISABLED", "begin in ENABLED"]
+
+
 async def test_the_unit_in_hand_is_finished_before_the_state_ends(scene: Scene) -> None:
     async def work(stop: StopToken) -> None:
         await stop.wait()

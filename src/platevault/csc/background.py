@@ -51,6 +51,7 @@ class BackgroundWork:
         self._drain_within_s = drain_within_s
         self._works: list[_Work] = []
         self._group: asyncio.TaskGroup | None = None
+        self._closing = False
 
     def add(
         self, body: WorkBody, *, name: str, states: Collection[SummaryState], error_code: int
@@ -61,6 +62,10 @@ class BackgroundWork:
     def open(self, group: asyncio.TaskGroup) -> None:
         """Run the work in ``group`` from now on."""
         self._group = group
+
+    def close(self) -> None:
+        """Start nothing any more; the way down leads through states that have work."""
+        self._closing = True
 
     async def stop(self, state: SummaryState) -> None:
         """Stop what does not belong to ``state``, and wait for it.
@@ -76,7 +81,7 @@ class BackgroundWork:
 
     def start(self, state: SummaryState) -> None:
         """Start what belongs to ``state`` and does not run."""
-        for work in self._works:
+        for work in () if self._closing else self._works:
             if state in work.states and (work.task is None or work.task.done()):
                 work.stop = StopToken()
                 work.task = self.spawn(self._watch(work, work.stop), name=work.name)

@@ -364,6 +364,7 @@ class Csc:
         stop.request()
 
     async def _walk_down(self) -> None:
+        self._background.close()
         async with self._transitions:
             while steps := commands_down_from(self._state):
                 target = target_of(steps[0], self._state)
@@ -379,7 +380,6 @@ class Csc:
                     )
                     self._state = target
                     await self._background.stop(target)
-                    self._background.start(target)
                     await self.publish("summaryState", summaryState=int(target))
 
     # Commands

@@ -234,14 +234,15 @@ def segment_header(
     image = _image_structure(columns, rows)
     if not encoding.compressed:
         return _close(image + text, data_sum=segment.data_sum)
+    # Unpacking programs carry cards and comments over, so the image's own checksum can be known.
     original = _checksum_of(image + text, data_sum=segment.plane_sum)
     before, between, after = _table_structure(columns, rows, min(encoding.tile_rows, rows))
     tile_format = f"'1PB({segment.longest_tile_bytes})'"
     structure = (
         f"{before}{f'PCOUNT  = {segment.heap_bytes:20} / size of special data area':80}"
         f"{between}{f'TFORM1  = {tile_format:20} / variable length array':80}"
-        f"{after}{_checksum_card('ZHECKSUM', original, 'HDU checksum of the image')}"
-        f"{_sum_card('ZDATASUM', segment.plane_sum, 'data unit checksum of the image')}"
+        f"{after}{_checksum_card('ZHECKSUM', original, _CHECKSUM)}"
+        f"{_sum_card('ZDATASUM', segment.plane_sum, _DATASUM)}"
     )
     return _close(structure + text, data_sum=segment.data_sum)
 

@@ -1,0 +1,1 @@
+"""Benchmarks of the pixel path against its peers, honest enough to be published."""

@@ -136,6 +136,11 @@ async def test_a_filter_the_camera_has_not_is_named(tmp_path: Path) -> None:
         assert problems(await ingest.ingest(CAMERA, IMAGE, write(tmp_path))) == {}
 
 
+async def test_a_header_without_a_filter_keeps_no_exposure_out(tmp_path: Path) -> None:
+    async with ButlerIngest(repository=tmp_path / "repo") as ingest:
+        assert problems(await ingest.ingest(CAMERA, IMAGE, write(tmp_path, FILTER=None))) == {}
+
+
 async def test_an_end_before_the_begin_is_named(tmp_path: Path) -> None:
     async with ButlerIngest(repository=tmp_path / "repo") as ingest:
         files = write(tmp_path, DATE_END="2025-04-16T01:00:00.000")

@@ -181,6 +181,7 @@ def test_the_instrument_and_its_parts_are_registered(butler: Butler) -> None:
         ("r_tiny", "r"),
         ("i_tiny", "i"),
         ("pinhole", "pinhole"),
+        ("unknown", "unknown"),
     }
 
 

@@ -57,7 +57,7 @@ def exposure_record(facts: ExposureFacts, camera: Camera) -> dict[str, Any]:
     BadMetadataError
         Times cannot be read, the end is before the begin, or the filter is not of the camera.
     """
-    if facts.physical_filter not in {physical.name for physical in camera.filters}:
+    if facts.physical_filter not in physical_filters(camera):
         raise BadMetadataError(
             "Filter is not one of the camera",
             field="FILTER",
@@ -91,6 +91,16 @@ def exposure_record(facts: ExposureFacts, camera: Camera) -> dict[str, Any]:
         "can_see_sky": facts.can_see_sky,
         "timespan": timespan,
     }
+
+
+def physical_filters(camera: Camera) -> dict[str, str]:
+    """Give the band of each physical filter; a filter without one is its own band.
+
+    What a header without a filter gives is one of them: it must not keep an exposure out.
+    """
+    unknown = "unknown~unknown" if camera.keyword_set == "LATISS" else "unknown"
+    bands = {physical.name: physical.band or physical.name for physical in camera.filters}
+    return {unknown: "unknown"} | bands
 
 
 def day_obs_record(day_obs: int, camera: Camera) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from platevault.adapters.butler.configuration import (
     Compatibility,
     RepositoryMismatchError,
 )
-from platevault.adapters.butler.dimension_records import day_obs_record
+from platevault.adapters.butler.dimension_records import day_obs_record, physical_filters
 from platevault.adapters.butler.formatter import RawFormatter
 from platevault.domain.camera import Camera, Detector
 
@@ -37,7 +37,7 @@ class CameraInstrument:
 
     def __init__(self, camera: Camera, compatibility: Compatibility) -> None:
         self.camera = camera
-        self._bands = {physical.name: physical.band or physical.name for physical in camera.filters}
+        self._bands = physical_filters(camera)
         self._obs = compatibility is Compatibility.OBS_LSST
         if self._obs and not (camera.obs_class and camera.obs_formatter):
             raise RepositoryMismatchError(

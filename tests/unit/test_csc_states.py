@@ -209,11 +209,23 @@ async def test_each_command_in_each_state(state: SummaryState, command: str) -> 
             assert world.values("summaryState", "summaryState")[-1] == target
 
 
-ACTIONS = st.lists(
-    st.sampled_from(
-        [*COMMANDS[:4], "fault", "refuse on_enable", "refuse after_enable", "fault on_enable"]
-    ),
-    max_size=25,
+#: Pieces of a course; whole ways among them, or most courses would never leave STANDBY.
+PIECES = st.sampled_from(
+    [
+        *((command,) for command in COMMANDS[:4]),
+        ("start", "enable"),
+        ("start", "enable", "disable"),
+        ("disable", "standby"),
+        ("standby", "start"),
+        ("fault", "standby"),
+        ("fault",),
+        ("refuse on_enable",),
+        ("refuse after_enable",),
+        ("fault on_enable",),
+    ]
+)
+ACTIONS = st.lists(PIECES, min_size=1, max_size=15).map(
+    lambda pieces: ["start", *itertools.chain.from_iterable(pieces)]
 )
 
 

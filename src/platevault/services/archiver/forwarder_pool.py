@@ -201,7 +201,12 @@ class ForwarderPool:
         )
 
     async def _alive(self) -> dict[str, Member]:
-        return {member.name: member for member in await self._presence.alive(FORWARDER_ROLE)}
+        """List Forwarders that can read this camera; one that says nothing of cameras can."""
+        return {
+            member.name: member
+            for member in await self._presence.alive(FORWARDER_ROLE)
+            if self._camera in member.facts.get("cameras", self._camera).split(",")
+        }
 
     async def _share(self, alive: Mapping[str, Member], settings: ArchiverConfiguration) -> int:
         archivers = await self._presence.alive(ARCHIVER_ROLE)

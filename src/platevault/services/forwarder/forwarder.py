@@ -118,6 +118,7 @@ class Forwarder:
     ) -> None:
         steps = steps if steps is not None else NoSteps()
         self._name = name
+        self._cameras = frozenset(cameras)
         self._queue = queue
         self._leases = leases
         self._presence = presence
@@ -256,6 +257,7 @@ class Forwarder:
             "queue": forwarder_queue(self._name),
             "host": self._host,
             "version": self._version,
+            "cameras": ",".join(sorted(self._cameras)),
             "archiver": self.archiver,
         }
         await self._presence.announce(

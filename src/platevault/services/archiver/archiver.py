@@ -167,6 +167,7 @@ class ArchiverCsc(Csc):
             camera=camera,
             archiver=self.name,
             ledger=ledger,
+            clock=clock,
             publish=self.publish,
             log=self.log,
         )

@@ -15,6 +15,7 @@ from platevault.domain.ids import FileKey, FileKind, ImageName, InvalidNameError
 from platevault.domain.inventory import AttemptRecord, ExposureRecord, FileRecord
 from platevault.domain.lifecycles import SETTLED_STATES, Destination, FileState, done_states
 from platevault.domain.places import work_queue
+from platevault.domain.timescales import day_obs_of
 from platevault.ports.clock import Clock
 from platevault.ports.file_ledger import Change, FileLedger, StateConflictError
 from platevault.ports.readout import ImageAnnouncement, Readout
@@ -94,6 +95,7 @@ class CatchUp:
         self._turn = turn
         self._log = log
         self._known: set[str] = set()
+        self._looked_back = False
 
     async def look(self, settings: ArchiverConfiguration) -> CatchUpReport:
         """Look once; one bad exposure does not keep the others waiting.
@@ -110,6 +112,7 @@ class CatchUp:
         for record in await self._ledger.exposures(camera=self._camera.name, unfinished=True):
             image = record.exposure.image
             try:
+                await self._results.reconcile(image)
                 async with self._turn(image):
                     sent, open_files = await self._look_at(
                         record, stored.get(image), settings, room=max(0, room - boards)
@@ -119,7 +122,17 @@ class CatchUp:
                 continue
             boards += sent
             missing += open_files
+        if not self._looked_back:
+            await self._look_back()
         return CatchUpReport(adopted, boards, missing)
+
+    async def _look_back(self) -> None:
+        """Tell results of finished exposures that a former process may have kept to itself."""
+        now = self._clock.now_tai()
+        for day_obs in {day_obs_of(now), day_obs_of(now - 86400.0)}:
+            for record in await self._ledger.exposures(camera=self._camera.name, day_obs=day_obs):
+                await self._results.reconcile(record.exposure.image)
+        self._looked_back = True
 
     async def _stored(self) -> dict[str, ImageAnnouncement]:
         if self._readout is None:

@@ -5,24 +5,29 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
 
 from platevault.domain.camera import Camera
-from platevault.domain.capture import RetrievalStatus, shortened
+from platevault.domain.capture import RetrievalStatus, sensor_text, shortened
 from platevault.domain.errors import PermanentError
 from platevault.domain.ids import FileKind, SensorName
-from platevault.domain.inventory import FileRecord
+from platevault.domain.inventory import FileRecord, ToldResult
 from platevault.domain.lifecycles import SETTLED_STATES, Destination, FileState, done_states
 from platevault.domain.messages import ImageInOods, ImageRetrieval
+from platevault.ports.clock import Clock
 from platevault.ports.file_ledger import FileLedger
+from platevault.runtime.turns import Turns
 
 #: Events that tell the result of a sensor.
 RETRIEVAL_EVENT = "imageRetrievalForArchiving"
 INGEST_EVENT = "imageInOODS"
 CLOSED_EVENT = "exposureClosed"
-#: Exposures whose results are remembered, so that none is told twice.
+#: Status codes of imageInOODS (capture contract, section 4).
+_INGESTED = 0
+_NOT_INGESTED = 1
+#: Reasons of files that could not be read, by the class that begins them.
+_PIXEL_ERRORS = ("Image", "Board", "MalformedPixels", "Readout", "TimeLimit")
+#: Exposures whose results are kept at hand.
 _REMEMBERED = 1000
 
 
@@ -34,37 +39,20 @@ class ClosedStatus(IntEnum):
     INCOMPLETE = 3
 
 
-class Speaker(Protocol):
-    """What the Archiver says things with."""
-
-    async def publish(self, event: str, /, *, force: bool = False, **fields: object) -> bool:
-        """Publish an event."""
-
-    async def log(self, level: int, message: str, /, **facts: object) -> None:
-        """Log, and publish the message."""
-
-
-@dataclass(slots=True)
-class _Told:
-    """What was told of one exposure."""
-
-    statuses: set[tuple[str, str, int]] = field(default_factory=set)
-    done: set[tuple[str, str]] = field(default_factory=set)
-    closed: set[ClosedStatus] = field(default_factory=set)
-
-
 class ResultDesk:
     """Publishes the result of each sensor and step once, and when an exposure is closed.
 
-    A failure is told once for each code, a success once, and no failure after it. A message that
-    comes again, after a crash of its sender or of the queue, is found told.
+    A failure is told once for each code, a success once, and no failure after it. The ledger keeps
+    what was told: a message that comes again is found told, also by the next process, and a result
+    whose message was lost is told by `reconcile`. Only a crash between the bus and the ledger can
+    make a result come twice.
 
     Parameters
     ----------
     camera, archiver
         What the events name.
-    ledger
-        Decides whether an exposure is closed.
+    ledger, clock
+        Ports.
     publish, log
         The voice of the component.
     """
@@ -75,15 +63,18 @@ class ResultDesk:
         camera: Camera,
         archiver: str,
         ledger: FileLedger,
+        clock: Clock,
         publish: Callable[..., Awaitable[bool]],
         log: Callable[..., Awaitable[None]],
     ) -> None:
         self._camera = camera
         self._archiver = archiver
         self._ledger = ledger
+        self._clock = clock
         self._publish = publish
         self._log = log
-        self._told: OrderedDict[str, _Told] = OrderedDict()
+        self._turns = Turns()
+        self._told: OrderedDict[str, set[ToldResult]] = OrderedDict()
 
     async def tell(self, result: ImageRetrieval | ImageInOods) -> bool:
         """Publish a result; ``False`` if it was told before.
@@ -99,29 +90,17 @@ class ResultDesk:
             raise PermanentError(
                 "Result of another camera", camera=result.camera, expected=self._camera.name
             )
-        sensor = SensorName.parse(result.sensor)
+        SensorName.parse(result.sensor)
         event = RETRIEVAL_EVENT if isinstance(result, ImageRetrieval) else INGEST_EVENT
-        told = self._of(result.image)
-        status = (event, result.sensor, result.status_code)
-        if status in told.statuses or (event, result.sensor) in told.done:
-            return False
-        await self._publish(
-            event,
-            force=True,
-            camera=self._camera.name,
-            obsid=result.image,
-            raft=sensor.raft,
-            sensor=sensor.slot,
-            archiverName=self._archiver,
-            statusCode=result.status_code,
-            description=shortened(result.description),
-        )
-        told.statuses.add(status)
-        if result.status_code == RetrievalStatus.DONE:
-            told.done.add((event, result.sensor))
-        if event == RETRIEVAL_EVENT:
-            await self.close(result.image)
-        return True
+        async with self._turns.of(result.image):
+            is_new = await self._tell(
+                result.image,
+                ToldResult(result.sensor, event, result.status_code),
+                result.description,
+            )
+            if is_new and event == RETRIEVAL_EVENT:
+                await self._close(result.image, overdue=False)
+        return is_new
 
     async def close(self, image: str, *, overdue: bool = False) -> None:
         """Publish that an exposure is closed, if it is.
@@ -133,15 +112,49 @@ class ResultDesk:
         overdue
             Its time is up: what is missing now is told as missing.
         """
-        told = self._of(image)
-        heard = {sensor for event, sensor, _ in told.statuses if event == RETRIEVAL_EVENT}
+        async with self._turns.of(image):
+            await self._close(image, overdue=overdue)
+
+    async def reconcile(self, image: str) -> None:
+        """Tell the final results of an exposure that the ledger has and nobody told."""
+        async with self._turns.of(image):
+            for row in await self._ledger.files(image=image):
+                if row.key.kind is FileKind.RAW:
+                    found = final_result(row)
+                    if found is not None:
+                        await self._tell(image, *found)
+            await self._close(image, overdue=False)
+
+    async def _tell(self, image: str, result: ToldResult, description: str) -> bool:
+        told = await self._told_of(image)
+        done = ToldResult(result.sensor, result.event, RetrievalStatus.DONE)
+        if result in told or done in told:
+            return False
+        sensor = SensorName.parse(result.sensor)
+        await self._publish(
+            result.event,
+            force=True,
+            camera=self._camera.name,
+            obsid=image,
+            raft=sensor.raft,
+            sensor=sensor.slot,
+            archiverName=self._archiver,
+            statusCode=result.status_code,
+            description=shortened(description),
+        )
+        await self._remember(image, result)
+        return True
+
+    async def _close(self, image: str, *, overdue: bool) -> None:
+        told = await self._told_of(image)
+        heard = {result.sensor for result in told if result.event == RETRIEVAL_EVENT}
         record = await self._ledger.exposure(image)
         if record is None or (not overdue and not heard >= record.exposure.sensors.keys()):
             return
         rows = await self._ledger.files(image=image, destination=Destination.ARCHIVE)
         raws = [row for row in rows if row.key.kind is FileKind.RAW]
         status = _closed_status(raws, overdue=overdue)
-        if status is None or status in told.closed:
+        if status is None or ToldResult("", CLOSED_EVENT, int(status)) in told:
             return
         missing = [SensorName.parse(row.key.sensor).compact for row in raws if not _is_written(row)]
         troubles = sorted({row.reason for row in raws if row.reason and not _is_written(row)})
@@ -156,7 +169,7 @@ class ResultDesk:
             missing=":".join(missing),
             description=shortened("; ".join(troubles) or status.name.lower()),
         )
-        told.closed.add(status)
+        await self._remember(image, ToldResult("", CLOSED_EVENT, int(status)))
         level = logging.INFO if status is ClosedStatus.COMPLETE else logging.WARNING
         await self._log(
             level,
@@ -167,12 +180,52 @@ class ResultDesk:
             written=len(raws) - len(missing),
         )
 
-    def _of(self, image: str) -> _Told:
-        told = self._told.setdefault(image, _Told())
+    async def _told_of(self, image: str) -> set[ToldResult]:
+        if image not in self._told:
+            self._told[image] = set(await self._ledger.told(image))
+            while len(self._told) > _REMEMBERED:
+                self._told.popitem(last=False)
         self._told.move_to_end(image)
-        while len(self._told) > _REMEMBERED:
-            self._told.popitem(last=False)
-        return told
+        return self._told[image]
+
+    async def _remember(self, image: str, result: ToldResult) -> None:
+        (await self._told_of(image)).add(result)
+        await self._ledger.set_told(image, result, now_tai=self._clock.now_tai())
+
+
+def final_result(row: FileRecord) -> tuple[ToldResult, str] | None:
+    """Give the result that a raw file's state stands for; ``None`` if it is not final.
+
+    Parameters
+    ----------
+    row
+        State of a raw file at one destination.
+
+    Returns
+    -------
+    tuple or None
+        The result, and its description.
+    """
+    sensor = row.key.sensor
+    match row.destination:
+        case Destination.ARCHIVE if _is_written(row):
+            if row.degraded:
+                code, text = RetrievalStatus.HEADER_FAILED, "file written, no full header"
+            else:
+                code, text = RetrievalStatus.DONE, "file written"
+            return ToldResult(sensor, RETRIEVAL_EVENT, int(code)), sensor_text(sensor, text)
+        case Destination.ARCHIVE if row.state is FileState.DEAD:
+            unread = row.reason.startswith(_PIXEL_ERRORS)
+            code = RetrievalStatus.PIXELS_FAILED if unread else RetrievalStatus.FILE_FAILED
+            text = sensor_text(sensor, row.reason)
+            return ToldResult(sensor, RETRIEVAL_EVENT, int(code)), text
+        case Destination.OODS if row.state is FileState.CATALOGUED:
+            return ToldResult(sensor, INGEST_EVENT, _INGESTED), sensor_text(sensor, "ingested")
+        case Destination.OODS if row.state is FileState.DEAD:
+            text = sensor_text(sensor, row.reason)
+            return ToldResult(sensor, INGEST_EVENT, _NOT_INGESTED), text
+        case _:
+            return None
 
 
 def _is_written(row: FileRecord) -> bool:

@@ -92,11 +92,11 @@ class BoardReader:
                 )
             except ImageMissingError as error:
                 # The store hears of an image a moment later than the bus does.
-                raise _NotThereError(error.message, **error.context) from error
+                raise ImageAwaitedError(error.message, **error.context) from error
 
         try:
             description = await retry(ask, clock=self._clock, backoff=_BACKOFF, deadline=deadline)
-        except _NotThereError as error:
+        except ImageAwaitedError as error:
             raise ImageMissingError(error.message, **error.context) from error
         expected = tuple(
             len(camera.detector_by_name[name].type.amplifiers) for name in board.detectors
@@ -141,7 +141,7 @@ class BoardReader:
                 short += 1
                 if short >= _READS:
                     raise
-                raise _CameShortError(error.message, **error.context) from error
+                raise BoardShortError(error.message, **error.context) from error
 
         pixels = await retry(take, clock=self._clock, backoff=_BACKOFF, deadline=deadline)
         return BoardReading(
@@ -191,9 +191,9 @@ class BoardReader:
         return readout
 
 
-class _NotThereError(TransientError):
+class ImageAwaitedError(TransientError):
     """The image is not in the store yet."""
 
 
-class _CameShortError(TransientError):
+class BoardShortError(TransientError):
     """A board came short and is read again."""

@@ -209,8 +209,10 @@ async def test_the_component_catalogues_while_it_is_enabled(scene: Scene) -> Non
 
 
 async def test_wrong_settings_are_a_fault_of_the_component(scene: Scene, tmp_path: Path) -> None:
-    async with ButlerIngest(repository=tmp_path / "butler", compatibility="obs_lsst") as ingest:
-        async with component(Scene(scene.rig, ingest)) as (csc, command, _):
-            await command("start")
-            await command("enable")
-            await scene.rig.until(lambda: csc.state is SummaryState.FAULT)
+    async with (
+        ButlerIngest(repository=tmp_path / "butler", compatibility="obs_lsst") as ingest,
+        component(Scene(scene.rig, ingest)) as (csc, command, _),
+    ):
+        await command("start")
+        await command("enable")
+        await scene.rig.until(lambda: csc.state is SummaryState.FAULT)

@@ -396,3 +396,17 @@ async def test_a_database_that_somebody_locked_is_waited_for(tmp_path: Path) -> 
         finally:
             lock.close()
         assert problems(call.result()) == {}
+
+
+async def test_a_bias_ends_when_it_begins_whatever_its_dates_are_rounded_to(
+    tmp_path: Path,
+) -> None:
+    # DATE-END has milliseconds, MJD-BEG the whole moment: 01:02:03.0004 ends at 01:02:03.000.
+    async with ButlerIngest(repository=tmp_path / "repo") as ingest:
+        files = write(
+            tmp_path,
+            MJD_BEG=60781.04309027778 + 4e-4 / 86400,
+            DATE_END="2025-04-16T01:02:03.000",
+            EXPTIME=0.0,
+        )
+        assert problems(await ingest.ingest(CAMERA, IMAGE, files)) == {}

@@ -170,6 +170,10 @@ def visit_record(plan: VisitPlan) -> dict[str, Any]:
     }
 
 
+#: Resolution of dates in headers [s] (raw-fits contract: ISO with milliseconds).
+_DATE_STEP_S = 1e-3
+
+
 def _timespan(facts: ExposureFacts) -> tuple[Timespan, Time]:
     begin = _time(facts.begin, "DATE-BEG")
     if facts.end is not None:
@@ -177,6 +181,9 @@ def _timespan(facts: ExposureFacts) -> tuple[Timespan, Time]:
     elif facts.exposure_s is not None and facts.exposure_s > 0.0:
         end = begin + facts.exposure_s * units.s
     else:
+        end = begin
+    if begin - _DATE_STEP_S * units.s <= end < begin:
+        # A bias: the date is rounded to milliseconds, the MJD is not.
         end = begin
     if end < begin:
         raise BadMetadataError(

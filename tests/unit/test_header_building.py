@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from platevault.compose.cameras import load_camera
@@ -164,6 +164,7 @@ def test_sensors_have_their_own_values() -> None:
     assert values["CCDTEMP"] == pytest.approx(-100.7)
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1))
 def test_order_and_repetition_of_arrival_change_nothing(seed: int) -> None:
     shuffled = list(WHOLE)

@@ -12,6 +12,7 @@ from platevault.adapters.filesystem.durable import DigestAlgorithm, SyncPolicy
 from platevault.adapters.filesystem.links import FilesystemLinkStore
 from platevault.adapters.filesystem.object_store import FilesystemObjectStore
 from platevault.adapters.fits.codec import Encoding
+from platevault.adapters.fits.codec_choice import choose_codec
 from platevault.adapters.fits.writer import FitsImageWriter
 from platevault.adapters.memory.leases import MemoryLeases
 from platevault.adapters.memory.presence import MemoryPresence
@@ -99,6 +100,7 @@ async def embedded_context(
                         compressed=settings.forwarder.compression == "rice",
                         tile_rows=settings.forwarder.tile_rows,
                     ),
+                    codec=choose_codec(settings.forwarder.codec),
                 )
             ),
             links=await stack.enter_async_context(FilesystemLinkStore(sync=sync)),

@@ -52,6 +52,9 @@ class ForwarderSettings(_Part):
         "durable", description="durable: fsync every file; ramdisk: none"
     )
     compression: Literal["rice", "none"] = Field("rice", description="RICE_1 tiles or plain int32")
+    codec: Literal["auto", "avx2", "portable", "numba", "library"] = Field(
+        "auto", description="what encodes pixels; auto: the fastest that runs here"
+    )
     tile_rows: int = Field(1, ge=1, description="image rows in a compressed tile")
 
 

@@ -202,14 +202,13 @@ def _services(
 ) -> list[Service]:
     factory = Factory(context)
     services: list[Service] = [factory.create_bus_link(), factory.create_archive_controller()]
+    readouts = {name: SimReadout(daq) for name, daq in simulated.daqs.items()}
+    for number in range(1, context.settings.forwarder.count * len(readouts) + 1):
+        name = f"forwarder-{number}"
+        make = partial(_forwarder, factory, name, readouts)
+        services.append(Mortal(make=make, name=name, drills=drills, clock=context.clock))
     turns = asyncio.Lock()
     for camera in context.cameras.values():
-        readout = SimReadout(simulated.daqs[camera.name])
-        readouts = {camera.name: readout}
-        for number in range(1, context.settings.forwarder.count + 1):
-            name = f"{camera.code.lower()}-forwarder-{number}"
-            make = partial(_forwarder, factory, name, readouts)
-            services.append(Mortal(make=make, name=name, drills=drills, clock=context.clock))
         services += [
             SimCameraCsc(
                 device=simulated.devices[camera.name],
@@ -223,7 +222,7 @@ def _services(
             factory.create_oods(camera),
             factory.create_archiver(
                 camera,
-                readout,
+                readouts[camera.name],
                 sensors=[one.name for one in simulated.devices[camera.name].detectors],
             ),
         ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -101,6 +102,7 @@ def write_raw_file(
     *,
     seed: int = 1,
     sidecar: bool = True,
+    compressed: bool = True,
     left_out: Collection[str] = (),
     **changes: HeaderValue,
 ) -> IngestFile:
@@ -116,6 +118,8 @@ def write_raw_file(
         Of the pixels, `some_counts`.
     sidecar
         Write a sidecar.
+    compressed
+        Compress the segments, row by row; large ones take seconds.
     left_out
         Keywords not to write.
     **changes
@@ -132,9 +136,10 @@ def write_raw_file(
         hdus[0].header[card] = fits.card.Undefined() if value is None else value
     counts = some_counts(detector.type, seed=seed)
     for plane, cards in zip(counts, segment_cards(camera, detector), strict=True):
-        hdu = fits.CompImageHDU(
-            plane, compression_type="RICE_1", tile_shape=(1, detector.type.columns)
-        )
+        hdu: Any = fits.ImageHDU(plane)
+        if compressed:
+            tile = (1, detector.type.columns)
+            hdu = fits.CompImageHDU(plane, compression_type="RICE_1", tile_shape=tile)
         for segment_card in cards:
             if segment_card.keyword not in {"BSCALE", "BZERO"}:
                 hdu.header[segment_card.keyword] = segment_card.value

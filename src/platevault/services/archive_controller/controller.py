@@ -270,9 +270,9 @@ class ArchiveController:
         """Deliver a sensor together with the others of its image that wait for their turn."""
         self._pending.setdefault(image, set()).add(sensor)
         async with self._turns.of(image):
-            sensors = self._pending.pop(image, set())
-            if sensor not in sensors:
+            if sensor not in self._pending.get(image, ()):
                 return  # delivered with one that came before
+            sensors = self._pending.pop(image)
             try:
                 record = await self._record(image)
                 rows = await self._rows(image)

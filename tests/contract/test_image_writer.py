@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,10 +11,15 @@ import fitsio
 import numpy as np
 import pytest
 from astropy.io import fits
+from typing_extensions import override
 
-from platevault.adapters.filesystem.durable import DigestAlgorithm, SyncPolicy
+from platevault.adapters.filesystem.durable import DigestAlgorithm, FileLayer, SyncPolicy
 from platevault.adapters.fits.codec import Encoding
+from platevault.adapters.fits.codec_choice import CodecName, choose_codec
+from platevault.adapters.fits.peers import ReadBackError, verify_file
+from platevault.adapters.fits.stripes import locate_words, separate
 from platevault.adapters.fits.writer import FitsImageWriter
+from platevault.domain.errors import UsageError
 from platevault.domain.headers import Card
 from platevault.domain.wire import MalformedPixelsError
 from platevault.testing.image_writer_contract import (
@@ -103,6 +110,81 @@ async def test_registers_of_another_active_area_are_refused(tmp_path: Path) -> N
     async with FitsImageWriter() as writer:
         with pytest.raises(MalformedPixelsError, match="prescan"):
             await writer.stage_image(image, tmp_path / "a.fits")
+
+
+class SlowSync(FileLayer):
+    """Holds a sync until a test lets it go."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    @override
+    def sync(self, descriptor: int) -> None:
+        self.reached.set()
+        assert self.go_on.wait(10)
+        super().sync(descriptor)
+
+
+async def test_a_cancelled_staging_leaves_nothing(tmp_path: Path) -> None:
+    layer = SlowSync()
+    async with FitsImageWriter(files=layer, workers=1) as writer:
+        async with asyncio.TaskGroup() as group:
+            staging = group.create_task(writer.stage_bytes(b"one", tmp_path / "a"), name="one")
+            waiting = group.create_task(writer.stage_bytes(b"two", tmp_path / "b"), name="two")
+            await asyncio.to_thread(layer.reached.wait, 10)
+            staging.cancel()
+            waiting.cancel()
+        assert len(names_in(tmp_path)) == 1
+        layer.go_on.set()
+    assert staging.cancelled()
+    assert names_in(tmp_path) == []
+
+
+async def test_a_writer_that_is_not_open_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not open"):
+        await FitsImageWriter().stage_bytes(b"one", tmp_path / "a")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_every_codec_writes_the_same_file(tmp_path: Path, encoding: Encoding) -> None:
+    kind = a_detector_type()
+    image = an_image(deliver([some_planes(kind)], kind), kind)
+    digests = set()
+    for name in (CodecName.AUTO, CodecName.PORTABLE, CodecName.LIBRARY):
+        async with FitsImageWriter(encoding=encoding, codec=choose_codec(name)) as writer:
+            staged = await writer.stage_image(image, tmp_path / "a.fits")
+            digests.add(staged.digest)
+            await writer.discard([staged])
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_every_reader_there_is_agrees_on_a_real_size(
+    tmp_path: Path, encoding: Encoding
+) -> None:
+    kind = a_detector_type(tuple(range(8)), columns=(3, 509, 64), rows=(100, 48))
+    image = an_image(
+        deliver([some_planes(kind)], kind), kind, primary=[Card("NAME", "it's " * 40, "long")]
+    )
+    async with FitsImageWriter(encoding=encoding) as writer:
+        staged = await writer.stage_image(image, tmp_path / "a.fits")
+        await writer.commit([staged])
+    readers = verify_file(tmp_path / "a.fits", separate(locate_words(image)))
+    assert {"astropy", "fitsio"} <= set(readers)
+
+
+@pytest.mark.parametrize("at", [3000, 9000, 20_000, -100])
+async def test_a_reader_finds_a_damaged_file(tmp_path: Path, at: int) -> None:
+    kind = a_detector_type()
+    image = an_image(deliver([some_planes(kind)], kind), kind)
+    async with FitsImageWriter() as writer:
+        await writer.commit([await writer.stage_image(image, tmp_path / "a.fits")])
+    data = bytearray((tmp_path / "a.fits").read_bytes())
+    data[at] ^= 1
+    (tmp_path / "a.fits").write_bytes(data)
+    with pytest.raises(ReadBackError):
+        verify_file(tmp_path / "a.fits", separate(locate_words(image)))
 
 
 async def test_sha256_is_taken_when_asked_for(tmp_path: Path) -> None:

@@ -115,12 +115,16 @@ def verify_file(path: Path, planes: NDArray[np.int32]) -> list[str]:
 
 
 def _verify_with_astropy(path: Path, planes: NDArray[np.int32]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         with fits.open(path, checksum=True, memmap=False) as hdus:
             _require(len(hdus) == 1 + len(planes), path, "astropy")
             for hdu, plane in zip(hdus[1:], planes, strict=True):
                 _require(np.array_equal(hdu.data, plane), path, "astropy")
+    if told:
+        raise ReadBackError(
+            "A reader complained", path=str(path), reader="astropy", value=str(told[0].message)
+        )
 
 
 def _require(holds: bool, path: Path, reader: str) -> None:  # noqa: FBT001

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -59,8 +59,8 @@ class FitsImageWriter(ImageWriter, AbstractAsyncContextManager["FitsImageWriter"
 
     Notes
     -----
-    A staging call that is cancelled goes on in its thread and leaves a temporary file, which
-    `sweep` of a later run removes. Nothing is retried here.
+    A staging call that is cancelled goes on in its thread; what it made is removed there. Nothing
+    is retried here.
     """
 
     def __init__(
@@ -106,11 +106,11 @@ class FitsImageWriter(ImageWriter, AbstractAsyncContextManager["FitsImageWriter"
 
     @override
     async def stage_image(self, image: SensorImage, final: Path) -> StagedFile:
-        return await self._in_thread(partial(self._stage_image, self._workshop(), image, final))
+        return await self._staged(partial(self._stage_image, self._workshop(), image, final))
 
     @override
     async def stage_bytes(self, data: bytes, final: Path) -> StagedFile:
-        return await self._in_thread(partial(self._sink.stage, final, [data]))
+        return await self._staged(partial(self._sink.stage, final, [data]))
 
     @override
     async def commit(self, staged: Sequence[StagedFile]) -> None:
@@ -123,6 +123,19 @@ class FitsImageWriter(ImageWriter, AbstractAsyncContextManager["FitsImageWriter"
     @override
     async def sweep(self, directory: Path, *, keep: Mapping[Path, str]) -> list[Path]:
         return await self._in_thread(partial(self._sink.sweep, directory, keep=keep))
+
+    async def _staged(self, work: Callable[[], StagedFile]) -> StagedFile:
+        working = self._workshop().threads.submit(work)
+        try:
+            return await asyncio.wrap_future(working)
+        except asyncio.CancelledError:
+            working.add_done_callback(self._discard_late)
+            raise
+
+    def _discard_late(self, working: Future[StagedFile]) -> None:
+        """Remove, in its thread, what nobody waits for any more."""
+        if not working.cancelled() and working.exception() is None:
+            self._sink.discard([working.result()])
 
     async def _in_thread(self, work: Callable[[], ResultT]) -> ResultT:
         return await asyncio.get_running_loop().run_in_executor(self._workshop().threads, work)

@@ -194,6 +194,23 @@ async def test_a_service_may_end_on_request_of_its_users(
         stop.request()
 
 
+async def test_a_service_that_ends_on_request_before_it_is_ready_holds_up_none(
+    clock: SteppedClock, notes: list[str]
+) -> None:
+    class Ends:
+        name = "a"
+
+        async def run(self, stop: StopToken, ready: Callable[[], None]) -> None:
+            stop.request()
+
+    stop = StopToken()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(run_services([Ends(), _Part("b", notes)], clock=clock, stop=stop))
+        await clock.settle()
+        assert notes == ["b starts", "b ready"]
+        stop.request()
+
+
 async def test_the_process_ends_when_all_have_ended_on_request(
     clock: SteppedClock, notes: list[str]
 ) -> None:

@@ -71,6 +71,11 @@ def test_pauses_stay_within_their_bounds_and_repeat_with_their_seed(
         expected = min(expected * factor, ceiling_s)
 
 
+def test_an_outage_may_last_for_days() -> None:
+    pauses = Backoff(first_s=1.0, factor=5.0, ceiling_s=9.0, spread=0.0).pauses()
+    assert [pauses.next_s() for _ in range(2000)][-1] == 9.0
+
+
 def test_callers_with_other_seeds_do_not_come_back_together() -> None:
     pauses = {Backoff(spread=0.5, seed=seed).pauses().next_s() for seed in range(50)}
     assert len(pauses) == 50
@@ -200,14 +205,25 @@ class TestGate:
             gate.call(_Operation(clock, _DownError("1"), PermanentError("no")), stop=stop)
         )
         await clock.settle()
-        other = _Operation(clock)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(gate.call(other, stop=stop))
-            await clock.advance(1.0)
+        assert not gate.is_open
+        await clock.advance(1.0)
         with pytest.raises(PermanentError):
             await refused
-        assert other.moments == [1.0]
         assert gate.is_open
+
+    async def test_a_late_success_opens_the_gate_for_those_who_wait(
+        self, clock: SteppedClock, gate: Gate, stop: StopToken
+    ) -> None:
+        answers = asyncio.Event()
+        operation = _Operation(clock, _DownError("1"))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(gate.call(answers.wait, stop=stop))
+            group.create_task(gate.call(operation, stop=stop))
+            await clock.advance(0.5)
+            assert not gate.is_open
+            answers.set()
+            await clock.settle()
+            assert operation.moments == [0.0, 0.5]
 
     async def test_a_try_that_is_cancelled_leaves_the_turn_to_the_next(
         self, clock: SteppedClock, gate: Gate, stop: StopToken

@@ -117,17 +117,46 @@ async def test_what_the_source_raises_is_raised(with_stop: bool) -> None:
 async def test_a_cancelled_until_leaves_nothing_waiting() -> None:
     source, stop = _Source(), StopToken()
     clock = SteppedClock()
+    waits_after = []
 
     async def consume() -> None:
-        async for _ in stop.until(source):
-            pass
+        try:
+            async for _ in stop.until(source):
+                pass
+        finally:
+            waits_after.append(source.waits)
 
     task = asyncio.get_running_loop().create_task(consume())
     await clock.settle()
     task.cancel()
     await asyncio.wait({task})
     assert task.cancelled()
-    assert (source.waits, source.cancelled) == (0, 1)
+    assert (waits_after, source.cancelled) == ([0], 1)
+
+
+async def test_an_item_that_the_source_cannot_give_back_is_given() -> None:
+    class Stubborn:
+        def __aiter__(self) -> Self:
+            return self
+
+        async def __anext__(self) -> int:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return 99
+            return 0
+
+    stop, clock = StopToken(), SteppedClock()
+    seen: list[int] = []
+
+    async def consume() -> None:
+        seen.extend([item async for item in stop.until(Stubborn())])
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(consume())
+        await clock.settle()
+        stop.request()
+    assert seen == [99]
 
 
 async def test_a_generator_may_be_closed_after_a_cancelled_until() -> None:
@@ -164,14 +193,39 @@ async def test_a_deadline_tells_what_is_left() -> None:
     await deadline.wait()
 
 
-async def test_waiting_for_the_first_ends_the_others() -> None:
-    clock, event = SteppedClock(), asyncio.Event()
+async def test_a_deadline_follows_a_clock_that_is_set_back() -> None:
+    clock = SteppedClock()
+    deadline = Deadline(clock, clock.now_tai() + 10.0)
     async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(wait_first(event.wait(), clock.sleep(5.0), clock.sleep(9.0)))
-        await clock.advance(4.0)
+        waiting = group.create_task(deadline.wait())
+        await clock.advance(5.0)
+        clock.step(-3.0)
+        await clock.advance(7.0)
         assert not waiting.done()
         await clock.advance(1.0)
         assert waiting.done()
+
+
+async def test_waiting_for_the_first_ends_the_others() -> None:
+    clock, ended = SteppedClock(), []
+
+    async def slow_to_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+
+    async def wait() -> bool:
+        await wait_first(slow_to_end(), clock.sleep(5.0), clock.sleep(9.0))
+        return bool(ended)
+
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(wait())
+        await clock.advance(4.0)
+        assert not waiting.done()
+        await clock.advance(1.0)
+    assert waiting.result()
     assert clock.sleepers == 0
 
 

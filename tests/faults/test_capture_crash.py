@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from platevault.domain.ids import FileKey, FileKind
+from platevault.domain.inventory import HeaderReference
 from platevault.domain.lifecycles import Destination, FileState
 from platevault.domain.places import ARCHIVE_CONTROLLER_QUEUE, board_lease, work_queue
 from platevault.ports.leases import LeasesUnavailableError
 from platevault.services.archive_controller import ARCHIVE_CONTROLLER_STEPS
-from platevault.services.archiver import ArchiverConfiguration
+from platevault.services.archiver import ARCHIVER_STEPS, ArchiverConfiguration
 from platevault.services.forwarder import FORWARDER_STEPS, ForwarderLimits
 from platevault.testing.capture import CaptureRig, CrashAt, HoldAt
 from platevault.testing.outages import Outage
@@ -156,6 +157,36 @@ async def test_the_archive_controller_may_die_at_any_step(rig: CaptureRig, step:
     await rig.start(await rig.controller())
     await rig.until(lambda: is_finished(rig, image))
     await rig.pass_time(3.0)
+    await assert_whole(rig, image)
+
+
+@pytest.mark.parametrize("step", ARCHIVER_STEPS)
+async def test_the_archiver_may_die_at_any_step(rig: CaptureRig, step: str) -> None:
+    steps = CrashAt(step)
+    await rig.start(await rig.controller())
+    await rig.start(await rig.forwarder())
+    archiver = rig.archiver(settings=SETTINGS, steps=steps)
+    await rig.start(archiver)
+    await rig.enable()
+    image = rig.image_name()
+    await rig.take(image, header=False)
+    header = await rig.store_header(image)
+    await rig.announce_header(image, header)
+    await rig.until(lambda: rig.has_ended(archiver.name))
+    await rig.bury(archiver.name)
+    assert steps.crashed
+
+    async def find(_: str) -> HeaderReference:
+        return header
+
+    await rig.start(rig.archiver(settings=SETTINGS, find_header=find))
+    await rig.enable()
+    await rig.until(lambda: is_finished(rig, image))
+    await rig.pass_time(3.0)
+    if step == "published":  # the one moment in which a result may come twice
+        twice = rig.events("imageRetrievalForArchiving")
+        assert len(twice) == len(SENSORS) + 1
+        rig.samples.remove(twice[0])
     await assert_whole(rig, image)
 
 

@@ -36,6 +36,7 @@ from platevault.ports.work_queue import QueueUnavailableError, WorkQueue
 from platevault.runtime.limits import ungrouped
 from platevault.runtime.retry import Backoff, retry
 from platevault.runtime.service import Deadline, StopToken
+from platevault.runtime.steps import NoSteps, Steps
 from platevault.runtime.turns import Turns
 from platevault.runtime.work import pause, work_off
 from platevault.sal.acks import CommandRefusedError
@@ -55,6 +56,16 @@ from platevault.services.archiver.notices import (
 from platevault.services.archiver.results import ResultDesk
 from platevault.services.archiver.settings import ArchiverConfiguration
 
+#: Where a test may fail or kill an Archiver, in the order of one exposure.
+ARCHIVER_STEPS = (
+    "registered",
+    "placed",
+    "readout_stored",
+    "board_sent",
+    "header_chosen",
+    "published",
+    "told",
+)
 _LISTENING = {
     SummaryState.STANDBY,
     SummaryState.DISABLED,
@@ -96,6 +107,8 @@ class ArchiverCsc(Csc):
         Used until ``start`` gives others.
     initial_state
         As for `Csc`.
+    steps
+        Told at each step.
     """
 
     def __init__(
@@ -118,7 +131,9 @@ class ArchiverCsc(Csc):
         simulation_mode: int = 0,
         initial_state: SummaryState = SummaryState.STANDBY,
         check_duplicates: bool = False,
+        steps: Steps | None = None,
     ) -> None:
+        steps = steps if steps is not None else NoSteps()
         super().__init__(
             component=camera.components.archiver,
             bus=bus,
@@ -161,6 +176,7 @@ class ArchiverCsc(Csc):
             controller=self._controller_link,
             pool=self._pool,
             find_header=find_header,
+            steps=steps,
         )
         self._turns = Turns()
         self._results = ResultDesk(
@@ -170,6 +186,7 @@ class ArchiverCsc(Csc):
             clock=clock,
             publish=self.publish,
             log=self.log,
+            steps=steps,
         )
         self._catch_up = CatchUp(
             camera=camera,

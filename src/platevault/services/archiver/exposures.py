@@ -21,6 +21,7 @@ from platevault.ports.clock import Clock
 from platevault.ports.file_ledger import ConflictingExposureError, FileLedger
 from platevault.ports.leases import Leases
 from platevault.ports.work_queue import QueueUnavailableError, WorkQueue
+from platevault.runtime.steps import Steps
 from platevault.services.archiver.controller_link import ControllerLink, ControllerSilentError
 from platevault.services.archiver.forwarder_pool import ForwarderPool
 from platevault.services.archiver.notices import ExposureNotice
@@ -65,6 +66,8 @@ class ExposureDesk:
         The Archive Controller, and the Forwarders.
     find_header
         Looks for the header of an image that was never announced to this process.
+    steps
+        Told at each step.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class ExposureDesk:
         controller: ControllerLink,
         pool: ForwarderPool,
         find_header: FindHeader,
+        steps: Steps,
     ) -> None:
         self._camera = camera
         self._root = root
@@ -93,6 +97,7 @@ class ExposureDesk:
         self._controller = controller
         self._pool = pool
         self._find_header = find_header
+        self._steps = steps
         self._facts: OrderedDict[str, Mapping[str, HeaderValue]] = OrderedDict()
         self._headers: OrderedDict[str, HeaderReference] = OrderedDict()
         self._sent: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -134,6 +139,7 @@ class ExposureDesk:
         record = await self._registered(notice.image, notice.facts, settings)
         record = await self.placed(record, settings)
         await self._ledger.set_end_readout(str(notice.image), notice.moment_tai)
+        await self._steps.reached("readout_stored", str(notice.image))
         boards = self.boards_of(record)
         await self.send_boards(record, boards, settings, end_tai=notice.moment_tai)
 
@@ -204,6 +210,7 @@ class ExposureDesk:
             )
             priority = PRIORITY_CATCH_UP if catch_up else PRIORITY_LIVE
             await self._queue.send(work_queue(self._camera.name), order, priority=priority)
+            await self._steps.reached("board_sent", f"{exposure.image}:{board.location}")
             _keep(
                 self._sent,
                 (exposure.image, board.location),
@@ -248,6 +255,7 @@ class ExposureDesk:
                 FileKey(str(image), sensor, kind) for kind in (FileKind.SIDECAR, FileKind.RAW)
             ]
         await self._ledger.register(exposure, files=files, now_tai=self._clock.now_tai())
+        await self._steps.reached("registered", exposure.image)
         record = await self._ledger.exposure(str(image))
         assert record is not None
         if str(image) in self._headers:
@@ -281,6 +289,7 @@ class ExposureDesk:
                 problem=str(error),
             )
             await self._ledger.set_target(image, str(folder))
+        await self._steps.reached("placed", image)
         placed = await self._ledger.exposure(image)
         assert placed is not None
         return placed
@@ -297,6 +306,7 @@ class ExposureDesk:
             chosen = record.header if record is not None else None
             if chosen is None:
                 await self._ledger.set_header(image, header)
+                await self._steps.reached("header_chosen", image)
                 return True
         finally:
             await self._leases.release(grant)

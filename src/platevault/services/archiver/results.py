@@ -16,6 +16,7 @@ from platevault.domain.lifecycles import SETTLED_STATES, Destination, FileState,
 from platevault.domain.messages import ImageInOods, ImageRetrieval
 from platevault.ports.clock import Clock
 from platevault.ports.file_ledger import FileLedger
+from platevault.runtime.steps import Steps
 from platevault.runtime.turns import Turns
 
 #: Events that tell the result of a sensor.
@@ -55,6 +56,8 @@ class ResultDesk:
         Ports.
     publish, log
         The voice of the component.
+    steps
+        Told at each step.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class ResultDesk:
         clock: Clock,
         publish: Callable[..., Awaitable[bool]],
         log: Callable[..., Awaitable[None]],
+        steps: Steps,
     ) -> None:
         self._camera = camera
         self._archiver = archiver
@@ -73,6 +77,7 @@ class ResultDesk:
         self._clock = clock
         self._publish = publish
         self._log = log
+        self._steps = steps
         self._turns = Turns()
         self._told: OrderedDict[str, set[ToldResult]] = OrderedDict()
 
@@ -193,7 +198,9 @@ class ResultDesk:
 
     async def _remember(self, image: str, result: ToldResult) -> None:
         (await self._told_of(image)).add(result)
+        await self._steps.reached("published", f"{image}/{result.sensor}")
         await self._ledger.set_told(image, result, now_tai=self._clock.now_tai())
+        await self._steps.reached("told", f"{image}/{result.sensor}")
 
 
 def final_result(row: FileRecord) -> tuple[ToldResult, str] | None:

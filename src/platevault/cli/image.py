@@ -47,7 +47,9 @@ def list_images(
     if as_json:
         typer.echo(json.dumps([_overview(status) for status in statuses], indent=2))
         return
-    table = Table("image", "camera", "sensors", "verdict", "archive", "butler", "backbone")
+    table = Table()
+    for column in ("image", "camera", "sensors", "verdict", *(one.value for one in Destination)):
+        table.add_column(column, no_wrap=column == "image")
     for status in statuses:
         exposure = status.record.exposure
         table.add_row(

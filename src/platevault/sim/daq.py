@@ -292,6 +292,16 @@ class SimDaq:
         shape = (len(detector.type.amplifiers), registers.rows, registers.columns)
         return np.zeros(shape, np.int32) if held is None else held
 
+    def recipe(self, image: str) -> PixelRecipe | None:
+        """Give what fell on the detectors; ``None`` for a replayed image.
+
+        Raises
+        ------
+        ImageMissingError
+            The store does not hold the image. Do not retry.
+        """
+        return self._stored(image).recipe
+
     # -- faults and observers ------------------------------------------------------------------
 
     @property

@@ -454,6 +454,13 @@ def test_an_amendment_takes_what_is_better_and_loses_nothing() -> None:
     assert amended(better, second, KEYWORDS) is None
 
 
+def test_a_value_that_no_longer_applies_is_not_lost() -> None:
+    later = build(changed("currentTarget", frame=3))
+    assert record(later, "RADESYS").collected is Collected.OK
+    assert values_of(later)["RADESYS"] is None
+    assert amended(build(WHOLE), later, KEYWORDS) is None
+
+
 def test_nothing_new_is_no_amendment() -> None:
     document = build(WHOLE)
     assert amended(document, build(WHOLE), KEYWORDS) is None

@@ -508,6 +508,31 @@ def test_empty_text_is_an_empty_list() -> None:
     assert split_list("a::b") == ["a", "", "b"]
 
 
+def test_an_older_event_that_comes_late_does_not_replace_a_newer_one() -> None:
+    speaker = Speaker()
+    old, new = (
+        speaker.say(
+            "CCCamera", "imageReadoutParameters", S + n, imageName=IMAGE, daqAnnotation=text
+        )
+        for n, text in enumerate(("first", "mended"))
+    )
+    for order in ((old, new), (new, old)):
+        exposure = ExposureEvents(IMAGE, 2.0)
+        for sample in order:
+            exposure.take("imageReadoutParameters", reading_of(sample, _AS_SENT))
+        found = exposure.carrier("imageReadoutParameters", "daqAnnotation")
+        assert found is not None
+        assert found[0].fields["daqAnnotation"] == "mended"
+
+
+def test_the_start_of_readout_is_reckoned_from_what_is_known() -> None:
+    events = {sample.topic.name: sample for sample in camera_events(Speaker(), CAMERAS["comcam"])}
+    for name in ("startReadout", "endReadout", "endOfImageTelemetry"):
+        exposure = ExposureEvents(IMAGE, 2.0)
+        exposure.take(name, reading_of(events[name], _AS_SENT))
+        assert exposure.moment(Capture.READOUT) == R
+
+
 def test_captures_have_their_moments() -> None:
     exposure = ExposureEvents(IMAGE, 2.0)
     assert exposure.moment(Capture.START) is None

@@ -204,6 +204,16 @@ def test_the_fallback_uses_what_the_camera_said(camera: Camera) -> None:
     assert document == fallback_document(IMAGE, camera, facts)
 
 
+def test_without_an_end_the_fallback_was_made_when_the_exposure_was_over(camera: Camera) -> None:
+    facts: dict[str, HeaderValue] = {
+        "exposureTime": 15.0,
+        "timestampAcquisitionStart": BEGIN_TAI,
+    }
+    values = cards_by_keyword(fallback_document(IMAGE, camera, facts).sections[PRIMARY])
+    assert values["DATE"] == "2025-04-16T00:52:51.500"
+    assert values["DATE"] != values["DATE-OBS"]
+
+
 def test_the_fallback_serves_every_sensor(camera: Camera) -> None:
     document = fallback_document(IMAGE, camera, {"exposureTime": 1.0})
     for detector in camera.detectors:

@@ -251,6 +251,12 @@ def test_constants_of_the_camera_take_the_place_of_sources_and_are_added() -> No
     assert keywords[Section.PRIMARY, "AMSTART"].capture is Capture.STATIC
 
 
+def test_added_rows_stand_in_their_group() -> None:
+    camera = replace(other_camera(), constants={"AAA": 1})
+    groups = [list(GROUP_TITLES).index(row.group) for row in load_keyword_set(camera).keywords]
+    assert groups == sorted(groups)
+
+
 def test_a_site_may_have_its_weather_elsewhere() -> None:
     keywords = load_keyword_set(load_camera("comcam"), sal_indices={"ESS": 112})
     source = keywords.by_keyword[Section.PRIMARY, "HUMIDITY"].source

@@ -17,7 +17,7 @@ import pytest
 
 from platevault.testing.leaks import check_directory, check_tasks, check_threads
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "platevault.testing.message_servers"]
 
 _UNIT = Path(__file__).parent / "unit"
 

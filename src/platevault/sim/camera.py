@@ -13,6 +13,7 @@ from platevault.domain.camera import Camera, Detector, SensorPurpose
 from platevault.domain.errors import UsageError
 from platevault.domain.headers import HeaderValue
 from platevault.domain.ids import ImageName
+from platevault.domain.keywords import GENERIC_SET
 from platevault.domain.timescales import day_obs_of, isot
 from platevault.domain.wire import registers_of
 from platevault.ports.readout import ImageAnnouncement
@@ -308,7 +309,8 @@ class CameraDevice:
             "additionalValues": ":".join(_escaped(value) for value in keys.values()),
             "imagesInSequence": request.count,
             "imageName": image,
-            "imageIndex": index,
+            # Generic cameras count from 0 (ts_xml GenericCamera.startIntegration), the others from 1.
+            "imageIndex": index - 1 if self.camera.keyword_set == GENERIC_SET else index,
             "imageSource": name.source,
             "imageController": name.controller,
             "imageDate": f"{name.day_obs:08d}",

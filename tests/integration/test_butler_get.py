@@ -31,6 +31,7 @@ CAMERA = tiny_camera()
 IMAGE = "TC_O_20250415_000060"
 DARK = "TC_O_20250415_000061"
 SNAPS = ("TC_O_20250415_000070", "TC_O_20250415_000071")
+SNAPS_THE_OTHER_WAY = ("TC_O_20250415_000080", "TC_O_20250415_000081")
 EXPOSURE = ImageName.parse(IMAGE).exposure_id
 
 
@@ -45,12 +46,14 @@ def _write(
 
 async def _fill(root: Path) -> None:
     async with ButlerIngest(repository=root / "repo") as ingest:
-        # The second snap first: its visit must still come out whole.
+        # Snaps in both orders: the visit of both must come out whole.
         exposures: list[tuple[str, dict[str, Any]]] = [
             (IMAGE, {}),
             (DARK, {"IMGTYPE": "DARK", "SHUTTIME": 0.0}),
             (SNAPS[1], {"CURINDEX": 2, "MAXINDEX": 2, "GROUPID": "g", "AZSTART": 10.0}),
             (SNAPS[0], {"CURINDEX": 1, "MAXINDEX": 2, "GROUPID": "g", "AZSTART": 350.0}),
+            (SNAPS_THE_OTHER_WAY[0], {"CURINDEX": 1, "MAXINDEX": 2, "AZSTART": 350.0}),
+            (SNAPS_THE_OTHER_WAY[1], {"CURINDEX": 2, "MAXINDEX": 2, "AZSTART": 10.0}),
         ]
         for image, changes in exposures:
             files = _write(root / "oods", image, CAMERA, **changes)
@@ -217,17 +220,19 @@ def test_a_dark_is_no_visit(butler: Butler) -> None:
     assert not butler.query_dimension_records("visit", visit=dark, explain=False)
 
 
-def test_snaps_are_one_visit_together_and_one_each(butler: Butler) -> None:
-    first, second = (ImageName.parse(image).exposure_id for image in SNAPS)
+@pytest.mark.parametrize("snaps", [SNAPS, SNAPS_THE_OTHER_WAY], ids=["late first", "in order"])
+def test_snaps_are_one_visit_together_and_one_each(butler: Butler, snaps: tuple[str, str]) -> None:
+    first, second = (ImageName.parse(image).exposure_id for image in snaps)
     visits = {
         record.id: record
         for record in butler.query_dimension_records("visit", limit=None)
         if record.day_obs == 20250415
     }
     both, alone, other = visits[first], visits[int(f"9{first}")], visits[second]
-    assert (both.name, both.exposure_time, both.seq_num) == (SNAPS[0], 60.0, 70)
-    assert (alone.name, alone.exposure_time) == (f"{SNAPS[0]}_first", 30.0)
-    assert (other.name, other.exposure_time, other.seq_num) == (SNAPS[1], 30.0, 71)
+    assert (both.name, both.exposure_time) == (snaps[0], 60.0)
+    assert (alone.name, alone.exposure_time) == (f"{snaps[0]}_first", 30.0)
+    assert (other.name, other.exposure_time) == (snaps[1], 30.0)
+    assert other.seq_num == both.seq_num + 1
     assert math.isclose(both.azimuth, 0.0, abs_tol=1e-9)
     definitions = butler.query_dimension_records("visit_definition", visit=first, limit=None)
     assert {definition.exposure for definition in definitions} == {first, second}

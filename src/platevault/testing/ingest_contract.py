@@ -151,13 +151,15 @@ class IngestContract(ABC):
         results = await ingest.ingest(camera, IMAGE, files)
         self._only_the_second_is_bad(results, tmp_path, camera, bad_metadata=True)
 
+    @pytest.mark.parametrize("alone", [True, False])
     async def test_a_straggler_that_tells_another_story_is_refused(
-        self, ingest: Ingest, camera: Camera, tmp_path: Path
+        self, ingest: Ingest, camera: Camera, tmp_path: Path, *, alone: bool
     ) -> None:
         files = write_files(tmp_path, camera)
         files[1] = write_raw_file(tmp_path, camera, IMAGE, files[1].sensor, RASTART=53.126)
-        await ingest.ingest(camera, IMAGE, [files[0], *files[2:]])
-        results = await ingest.ingest(camera, IMAGE, files)
+        results = await ingest.ingest(camera, IMAGE, [files[0], *files[2:]])
+        again = await ingest.ingest(camera, IMAGE, files[1:2] if alone else files)
+        results.insert(1, again[0 if alone else 1])
         self._only_the_second_is_bad(results, tmp_path, camera, bad_metadata=True)
 
     async def test_a_file_of_another_sensor_is_refused(

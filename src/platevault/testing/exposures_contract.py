@@ -11,7 +11,7 @@ import pytest
 
 from platevault.domain.errors import UsageError
 from platevault.domain.ids import FileKey, FileKind
-from platevault.domain.inventory import Exposure, HeaderReference
+from platevault.domain.inventory import Exposure, HeaderReference, ToldResult
 from platevault.domain.lifecycles import FILE_TRANSITIONS, Destination, FileState
 from platevault.ports.file_ledger import (
     Change,
@@ -183,6 +183,23 @@ class ExposuresContract:
         for call in calls:
             with pytest.raises(UnknownExposureError):
                 await call
+
+    async def test_what_was_published_is_remembered_once(
+        self, ledger: FileLedger, other: FileLedger
+    ) -> None:
+        await registered(ledger)
+        image = an_exposure().image
+        results = [
+            ToldResult("R22_S01", "imageInOODS", 0),
+            ToldResult("R22_S00", "imageInOODS", 1),
+            ToldResult("R22_S00", "imageInOODS", 0),
+        ]
+        for moment, result in enumerate([*results, results[0]]):
+            await ledger.set_told(image, result, now_tai=float(moment))
+        assert await other.told(image) == results[::-1]
+        assert await other.told("nope") == []
+        with pytest.raises(UnknownExposureError):
+            await ledger.set_told("nope", results[0], now_tai=1.0)
 
     async def test_exposures_are_listed_by_name_camera_and_day(self, ledger: FileLedger) -> None:
         for number, camera, day in ((3, "X", 1), (1, "X", 2), (2, "Y", 1)):

@@ -302,6 +302,7 @@ class CameraDevice:
             "stutterRows": "0",
             "stutterNShifts": "0",
             "stutterDelay": "0.0",
+            **self._own_keys(),
             **(request.keys or {}),
         }
         return {
@@ -309,7 +310,7 @@ class CameraDevice:
             "additionalValues": ":".join(_escaped(value) for value in keys.values()),
             "imagesInSequence": request.count,
             "imageName": image,
-            # Generic cameras count from 0 (ts_xml GenericCamera.startIntegration), the others from 1.
+            # Generic cameras count from 0 (ts_xml, GenericCamera.startIntegration).
             "imageIndex": index - 1 if self.camera.keyword_set == GENERIC_SET else index,
             "imageSource": name.source,
             "imageController": name.controller,
@@ -317,6 +318,14 @@ class CameraDevice:
             "imageNumber": name.sequence,
             "timestampAcquisitionStart": begin_tai,
         }
+
+    @property
+    def _is_generic(self) -> bool:
+        return self.camera.components.camera == "GenericCamera"
+
+    def _own_keys(self) -> dict[str, str]:
+        # Generic cameras have no event that tells the filter.
+        return {"filter": self._filter} if self._is_generic else {}
 
     def _focal_plane(self) -> dict[str, Any]:
         detectors = self.detectors

@@ -319,13 +319,9 @@ class CameraDevice:
             "timestampAcquisitionStart": begin_tai,
         }
 
-    @property
-    def _is_generic(self) -> bool:
-        return self.camera.components.camera == "GenericCamera"
-
     def _own_keys(self) -> dict[str, str]:
         # Generic cameras have no event that tells the filter.
-        return {"filter": self._filter} if self._is_generic else {}
+        return {"filter": self._filter} if self.camera.keyword_set == GENERIC_SET else {}
 
     def _focal_plane(self) -> dict[str, Any]:
         detectors = self.detectors

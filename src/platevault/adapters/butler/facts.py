@@ -39,6 +39,8 @@ TEXT_LIMITS: Mapping[str, int] = {
 #: Elevations beyond the zenith and below the horizon that encoders do give [deg].
 ELEVATION_RANGE_DEG = (-5.55, 95.55)
 _SIMULATED_CONTROLLERS = frozenset("HPQS")
+#: Keyword sets of cameras whose laboratory filters are joined to FILTER by ``~``.
+_LAB_WHEELS = frozenset({"LSSTCam", "ComCam"})
 _EMPTY_FILTER = re.compile(r"empty_?\d*$", re.IGNORECASE)
 _FRAMES = frozenset({"icrs", "fk5"})
 
@@ -169,7 +171,9 @@ def exposure_facts(
         seq_start=_seq_start(header, image),
         seq_end=_seq_end(header, image),
         group=header.text("GROUPID") or str(image.exposure_id),
-        physical_filter=_physical_filter(header, latiss=latiss),
+        physical_filter=_physical_filter(
+            header, latiss=latiss, lab_wheels=camera.keyword_set in _LAB_WHEELS
+        ),
         observation_type=kind,
         observation_reason=_reason(header, kind),
         science_program=header.text("PROGRAM") or header.text("RUNNUM") or "unknown",
@@ -326,11 +330,13 @@ def _seq_end(header: _Header, image: ImageName) -> int:
     return image.sequence + last - index
 
 
-def _physical_filter(header: _Header, *, latiss: bool) -> str:
+def _physical_filter(header: _Header, *, latiss: bool, lab_wheels: bool) -> str:
     if latiss:
         names = [header.text("FILTER") or "unknown", header.text("GRATING") or "unknown"]
         return "~".join("empty" if _EMPTY_FILTER.match(name) else name for name in names)
-    values = [header.text(keyword) for keyword in ("FILTER", "FILTER1", "FILTER2")]
+    # FILTER1 and FILTER2 are the wheels of the laboratory; elsewhere they may mean anything.
+    wheels = ("FILTER1", "FILTER2") if lab_wheels else ()
+    values = [header.text(keyword) for keyword in ("FILTER", *wheels)]
     joined = "~".join(value for value in values if value)
     joined = (joined or "unknown").replace("NONE", "none")
     while joined.endswith("~empty"):

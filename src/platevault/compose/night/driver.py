@@ -134,7 +134,7 @@ class NightDriver:
             await self._take(camera, exposure.request, cadence_s)
 
     async def settled(self, *, within_s: float) -> bool:
-        """Wait until every file is done; ``False`` if that takes longer than ``within_s`` [s]."""
+        """Wait until no file may still get anywhere; ``False`` after ``within_s`` [s]."""
         try:
             async with asyncio.timeout(within_s):
                 while await self._unfinished():
@@ -243,7 +243,7 @@ class NightDriver:
     async def _unfinished(self) -> list[str]:
         images = list(self._record.images)
         found = {one.image: one for one in await night_progress(self._context.ledger, images)}
-        return [image for image in images if image not in found or not found[image].finished]
+        return [image for image in images if image not in found or found[image].pending]
 
     def _components(self) -> list[tuple[str, int]]:
         found = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from platevault.domain.ids import FileKind
-from platevault.domain.lifecycles import Destination, FileState
+from platevault.domain.lifecycles import SETTLED_STATES, Destination, FileState
 from platevault.domain.whereabouts import is_done
 from platevault.ports.file_ledger import FileLedger
 
@@ -30,6 +30,8 @@ class ExposureProgress:
         The readout has ended.
     troubled
         Sensor images that failed and wait, or are given up.
+    pending
+        Files, of any kind, that are not done at a destination and may still get there.
     """
 
     image: str
@@ -41,6 +43,7 @@ class ExposureProgress:
     header: bool
     read_out: bool
     troubled: int
+    pending: int
 
     @property
     def finished(self) -> bool:
@@ -59,8 +62,9 @@ async def night_progress(ledger: FileLedger, images: Sequence[str]) -> list[Expo
         if record is None:
             continue
         done: Counter[Destination] = Counter()
-        troubled = 0
+        troubled = pending = 0
         for file in await ledger.files(image=image):
+            pending += not is_done(file) and file.state not in SETTLED_STATES
             if file.key.kind is FileKind.RAW:
                 done[file.destination] += is_done(file)
                 troubled += file.state in _TROUBLE
@@ -75,6 +79,7 @@ async def night_progress(ledger: FileLedger, images: Sequence[str]) -> list[Expo
                 header=record.header is not None,
                 read_out=record.end_readout_tai is not None,
                 troubled=troubled,
+                pending=pending,
             )
         )
     return found

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
+from importlib import resources
 
 import pytest
 import yaml
 from astropy.io import fits
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft7Validator
 
 from platevault.compose.cameras import load_camera
 from platevault.domain.header_cards import PRIMARY
@@ -30,6 +33,9 @@ from platevault.domain.headers import (
     KeywordRecord,
 )
 
+SCHEMA = yaml.safe_load(
+    (resources.files("platevault") / "data" / "keywords" / "header-1.schema.yaml").read_text()
+)
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40)
 VALUES = st.one_of(
     st.none(),
@@ -208,6 +214,18 @@ def test_fits_text_is_read_by_another_library() -> None:
     assert header.comments["SEEING"] == "[arcsec] seeing"
     assert header["SHUTTER OPEN SIDE"] == "PLUSX"
     assert header["SHUTTER OPEN HALLSENSORFIT JERK0"] == -2.5
+
+
+@given(documents())
+def test_the_json_form_follows_its_schema(document: HeaderDocument) -> None:
+    Draft7Validator(SCHEMA).validate(json.loads(format_json(document)))
+
+
+def test_a_header_outside_the_schema_is_found_out() -> None:
+    document = fallback_document("CC_O_20250415_000060", load_camera("comcam"), {})
+    plain = json.loads(format_json(document))
+    plain["sections"]["PRIMARY"][2]["value"] = [1]
+    assert not Draft7Validator(SCHEMA).is_valid(plain)
 
 
 def test_a_whole_lsstcam_header_is_written_within_a_tenth_of_a_second() -> None:

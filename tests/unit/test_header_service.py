@@ -409,9 +409,9 @@ async def test_while_the_annex_is_down_headers_are_held_and_nothing_faults() -> 
     async with Desk().open() as desk:
         desk.store.is_down = True
         await desk.say(WHOLE)
-        await desk.until(lambda: any(key.startswith("held/") for key in desk.spool.objects))
+        await desk.until(lambda: any("/held/" in key for key in desk.spool.objects))
         await desk.say(exposure(COMCAM, number=1))
-        await desk.until(lambda: sum(key.startswith("held/") for key in desk.spool.objects) == 2)
+        await desk.until(lambda: sum("/held/" in key for key in desk.spool.objects) == 2)
         for _ in range(20):
             await desk.clock.advance(10.0)
             await desk.quiet()
@@ -473,7 +473,7 @@ async def test_an_open_exposure_survives_a_restart_with_its_telemetry() -> None:
     spool, store = MemoryObjectStore(), MemoryObjectStore()
     async with Desk(clock=clock, spool=spool, store=store).open() as desk:
         await desk.say(without("endOfImageTelemetry"))
-        await desk.until(lambda: any(key.startswith("open/") for key in spool.objects))
+        await desk.until(lambda: any("/open/" in key for key in spool.objects))
         await desk.quiet()
     assert store.objects == {}
     # Another bus: all telemetry from before is gone.
@@ -492,7 +492,7 @@ async def test_a_header_that_was_held_back_goes_out_after_a_restart() -> None:
     async with Desk(clock=clock, spool=spool, store=store).open() as desk:
         store.is_down = True
         await desk.say(WHOLE)
-        await desk.until(lambda: any(key.startswith("held/") for key in spool.objects))
+        await desk.until(lambda: any("/held/" in key for key in spool.objects))
     store.is_down = False
     async with Desk(clock=clock, spool=spool, store=store).open() as desk:
         document, _ = await desk.header()
@@ -539,12 +539,46 @@ async def test_what_the_camera_said_while_nobody_listened_is_made_up() -> None:
 
 async def test_an_unreadable_journal_entry_is_set_aside() -> None:
     spool = MemoryObjectStore()
-    spool.objects["open/CC_O_20250415_000001.000001.json"] = b"{half"
+    spool.objects["CCHeaderService/open/CC_O_20250415_000001.000001.json"] = b"{half"
     async with Desk(spool=spool).open() as desk:
         await desk.say(WHOLE)
         await desk.header()
         await desk.quiet()
-    assert list(spool.objects) == ["bad/open/CC_O_20250415_000001.000001.json"]
+    assert list(spool.objects) == ["CCHeaderService/bad/open/CC_O_20250415_000001.000001.json"]
+
+
+async def test_services_that_share_a_spool_leave_each_other_alone() -> None:
+    spool = MemoryObjectStore()
+    theirs = "MTHeaderService/open/MC_O_20250415_000001.000001.json"
+    spool.objects[theirs] = b"{theirs"
+    spool.objects["MTHeaderService/held/MTHeaderService/header/x.yaml"] = b"theirs"
+    before = dict(spool.objects)
+    async with Desk(spool=spool).open() as desk:
+        await desk.say(WHOLE)
+        await desk.header()
+        await desk.quiet()
+    assert spool.objects == before
+
+
+async def test_what_is_held_back_and_conflicts_is_set_aside_and_the_rest_goes_out() -> None:
+    spool, store = MemoryObjectStore(), MemoryObjectStore()
+    async with Desk(spool=spool, store=store).open() as desk:
+        store.is_down = True
+        await desk.say(WHOLE)
+        await desk.say(exposure(COMCAM, number=1))
+        await desk.until(lambda: sum("/held/" in key for key in spool.objects) == 2)
+    store.is_down = False
+    store.objects[header_key("CCHeaderService", IMAGE, 1)] = b"somebody else's"
+    for key in [key for key in spool.objects if "/open/" in key]:
+        del spool.objects[key]
+    async with Desk(spool=spool, store=store).open() as desk:
+        document, _ = await desk.header()
+        await desk.until(
+            lambda: not any("/held/CC" in key for key in spool.objects if "/bad/" not in key)
+        )
+    assert document.image == image_name(1)
+    assert store.objects[header_key("CCHeaderService", IMAGE, 1)] == b"somebody else's"
+    assert [key for key in spool.objects if "/bad/held/" in key] != []
 
 
 # --- corrections ----------------------------------------------------------------------------------

@@ -387,7 +387,7 @@ def _checked(row: Keyword, found: Found) -> Found:
         value, problem = None, str(error)
     if problem:
         return replace(found, value=None, collected=Collected.REJECTED, problem=problem)
-    return replace(found, value=value)
+    return found if value is found.value else replace(found, value=value)
 
 
 def _of_image(part: str, image: str) -> HeaderValue:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from platevault.domain.errors import TransientError
+from platevault.domain.errors import PermanentError, TransientError
 from platevault.domain.header_cards import PRIMARY
 from platevault.domain.header_formats import format_fits, format_json, format_yaml, parse_header
 from platevault.domain.headers import HeaderDocument
@@ -148,9 +148,15 @@ class HeaderDelivery:
     async def resend(self, stop: StopToken) -> None:
         """Deliver what a former process held back."""
         for key, data in await self._journal.held():
-            stored = await self._put(key, data, stop, held=True)
-            if key.endswith(".yaml"):
-                await self.announce(parse_header(data), stored, stop)
+            try:
+                document = parse_header(data) if key.endswith(".yaml") else None
+                stored = await self._put(key, data, stop, held=True)
+            except PermanentError as error:
+                _log.error("Held back header set aside", key=key, problem=str(error))
+                await self._journal.reject(key)
+                continue
+            if document is not None:
+                await self.announce(document, stored, stop)
 
     async def newest(self, image: str) -> tuple[HeaderDocument, StoredObject] | None:
         """Read the newest header of an image from the annex; ``None`` if there is none."""

@@ -62,13 +62,18 @@ class HeaderJournal:
 
     Parameters
     ----------
+    component
+        Whose journal; services may share a store.
     store
         Where; ``None`` keeps nothing, and a restart loses what is open.
     topics
         Schemas of the camera's events by name.
     """
 
-    def __init__(self, *, store: ObjectStore | None, topics: Mapping[str, TopicSchema]) -> None:
+    def __init__(
+        self, *, component: str, store: ObjectStore | None, topics: Mapping[str, TopicSchema]
+    ) -> None:
+        self._folder = f"{component}/"
         self._store = store
         self._topics = topics
         self._numbers: dict[str, int] = {}
@@ -85,9 +90,11 @@ class HeaderJournal:
             return
         async with self._lock:
             number = self._numbers.get(events.image, 0) + 1
-            await self._store.put_if_absent(_open_key(events.image, number), _encoded(events, kept))
+            await self._store.put_if_absent(
+                self._open_key(events.image, number), _encoded(events, kept)
+            )
             self._numbers[events.image] = number
-            await self._store.delete(_open_key(events.image, number - 1))
+            await self._store.delete(self._open_key(events.image, number - 1))
 
     async def forget(self, image: str) -> None:
         """Remove the entry of an exposure whose header is out."""
@@ -96,20 +103,20 @@ class HeaderJournal:
         async with self._lock:
             number = self._numbers.pop(image, 0)
             if number:
-                await self._store.delete(_open_key(image, number))
+                await self._store.delete(self._open_key(image, number))
 
     async def open_exposures(self) -> list[Entry]:
         """Give every exposure that was open, the newest entry of each."""
         if self._store is None:
             return []
         newest: dict[str, int] = {}
-        for key in await self._store.list(_OPEN):
+        for key in await self._store.list(self._folder + _OPEN):
             image, number = _parsed(key)
             if number < newest.get(image, 0):
                 await self._store.delete(key)
                 continue
             if image in newest:
-                await self._store.delete(_open_key(image, newest[image]))
+                await self._store.delete(self._open_key(image, newest[image]))
             newest[image] = number
         entries = []
         for image, number in newest.items():
@@ -121,7 +128,7 @@ class HeaderJournal:
 
     async def _entry(self, image: str, number: int) -> Entry | None:
         assert self._store is not None
-        key = _open_key(image, number)
+        key = self._open_key(image, number)
         try:
             return _decoded(await self._read(key), self._topics)
         except (UnreadableEntryError, ObjectMissingError) as error:
@@ -133,7 +140,8 @@ class HeaderJournal:
     async def _set_aside(self, key: str) -> None:
         assert self._store is not None
         try:
-            await self._store.put_if_absent(_BAD + key, await self._read(key))
+            bad = self._folder + _BAD + key.removeprefix(self._folder)
+            await self._store.put_if_absent(bad, await self._read(key))
         except PermanentError:
             return
         await self._store.delete(key)
@@ -150,7 +158,7 @@ class HeaderJournal:
         if self._store is None:
             return False
         try:
-            await self._store.put_if_absent(_HELD + key, data)
+            await self._store.put_if_absent(self._folder + _HELD + key, data)
         except TransientError as error:
             _log.error("Header not held back on disk", key=key, problem=str(error))
             return False
@@ -159,22 +167,28 @@ class HeaderJournal:
     async def release(self, key: str) -> None:
         """Remove an object that the annex has by now."""
         if self._store is not None:
-            await self._store.delete(_HELD + key)
+            await self._store.delete(self._folder + _HELD + key)
 
     async def held(self) -> Sequence[tuple[str, bytes]]:
         """Give what is held back: key in the annex and contents."""
         if self._store is None:
             return []
-        keys = await self._store.list(_HELD)
-        return [(key.removeprefix(_HELD), await self._read(key)) for key in keys]
+        folder = self._folder + _HELD
+        keys = await self._store.list(folder)
+        return [(key.removeprefix(folder), await self._read(key)) for key in keys]
 
+    async def reject(self, key: str) -> None:
+        """Set aside what was held back and can never go out."""
+        if self._store is not None:
+            await self._set_aside(self._folder + _HELD + key)
 
-def _open_key(image: str, number: int) -> str:
-    return f"{_OPEN}{image}.{number:06d}.json"
+    def _open_key(self, image: str, number: int) -> str:
+        return f"{self._folder}{_OPEN}{image}.{number:06d}.json"
 
 
 def _parsed(key: str) -> tuple[str, int]:
-    image, _, rest = key.removeprefix(_OPEN).rpartition(".json")[0].rpartition(".")
+    name = key.rpartition("/")[2].removesuffix(".json")
+    image, _, rest = name.rpartition(".")
     return image, int(rest) if rest.isdecimal() else 0
 
 

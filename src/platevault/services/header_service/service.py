@@ -179,7 +179,7 @@ class HeaderServiceCsc(Csc):
             is_settled=self._is_settled,
         )
         topics = self._listener.image_topics()
-        self._journal = HeaderJournal(store=spool, topics=topics)
+        self._journal = HeaderJournal(component=self.name, store=spool, topics=topics)
         self._delivery = HeaderDelivery(
             component=self.name,
             store=store,

@@ -204,8 +204,6 @@ async def test_a_stopped_forwarder_finishes_its_board_and_leaves(rig: CaptureRig
 
 
 async def test_two_archivers_share_the_forwarders(rig: CaptureRig) -> None:
-    first = await rig.corridor(forwarders=2)
-    await rig.until(lambda: first.forwarders == ["forwarder1", "forwarder2"], limit_s=10.0)
     camera = replace(
         rig.camera,
         name="OtherCam",
@@ -217,6 +215,14 @@ async def test_two_archivers_share_the_forwarders(rig: CaptureRig) -> None:
             oods="ATOODS",
         ),
     )
+    cameras = {one.name: one for one in (rig.camera, camera)}
+    await rig.start(await rig.controller())
+    for name in ("forwarder1", "forwarder2"):
+        await rig.start(await rig.forwarder(name, cameras=cameras))
+    first = rig.archiver()
+    await rig.start(first)
+    await rig.enable()
+    await rig.until(lambda: first.forwarders == ["forwarder1", "forwarder2"], limit_s=10.0)
     second = ArchiverCsc(
         camera=camera,
         root=rig.archive,
@@ -234,6 +240,13 @@ async def test_two_archivers_share_the_forwarders(rig: CaptureRig) -> None:
     assert second.state is SummaryState.ENABLED
     assert first.forwarders == ["forwarder1"]
     assert second.forwarders == ["forwarder2"]
+
+
+async def test_a_forwarder_that_cannot_read_the_camera_is_not_taken(rig: CaptureRig) -> None:
+    await rig.start(await rig.controller())
+    await rig.start(await rig.forwarder(cameras={"OtherCam": rig.camera}))
+    await rig.start(rig.archiver())
+    await refused_start(rig, 5701)
 
 
 async def test_a_silent_controller_does_not_stop_the_capture(rig: CaptureRig) -> None:

@@ -214,7 +214,7 @@ class CaptureRig:
         self._processes[name] = writer
         return Forwarder(
             name=name,
-            cameras={self.camera.name: self.camera},
+            cameras=options.pop("cameras", {self.camera.name: self.camera}),
             readouts={self.camera.name: options.pop("readout", self.readout)},
             ledger=options.pop("ledger", self.ledger),
             queue=self.queue,

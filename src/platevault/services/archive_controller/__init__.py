@@ -5,5 +5,11 @@ from platevault.services.archive_controller.controller import (
     ArchiveController,
 )
 from platevault.services.archive_controller.manifest import encode_manifest
+from platevault.services.archive_controller.observing import ArchiveControllerObserver
 
-__all__ = ["ARCHIVE_CONTROLLER_STEPS", "ArchiveController", "encode_manifest"]
+__all__ = [
+    "ARCHIVE_CONTROLLER_STEPS",
+    "ArchiveController",
+    "ArchiveControllerObserver",
+    "encode_manifest",
+]

@@ -52,6 +52,10 @@ from platevault.services.archive_controller.handoff import (
     state_after,
 )
 from platevault.services.archive_controller.manifest import encode_manifest
+from platevault.services.archive_controller.observing import (
+    ArchiveControllerObserver,
+    NoObserver,
+)
 
 #: Where a test may fail or kill the Archive Controller, in order.
 ARCHIVE_CONTROLLER_STEPS = (
@@ -98,6 +102,8 @@ class ArchiveController:
         Time between looks at the ledger [s].
     settle_s
         Files that changed more recently are left to their messages [s].
+    observer
+        Told of the work.
     """
 
     def __init__(
@@ -114,7 +120,10 @@ class ArchiveController:
         name: str = "archive_controller",
         reconcile_s: float = 30.0,
         settle_s: float = 10.0,
+        observer: ArchiveControllerObserver | None = None,
     ) -> None:
+        observer = observer if observer is not None else NoObserver()
+        self._observer = observer
         self._root = root
         self._ledger = ledger
         self._queue = queue
@@ -133,6 +142,7 @@ class ArchiveController:
             clock=clock,
             steps=self._steps,
             worker=name,
+            observer=observer,
         )
         self._turns = Turns()
         self._pending: dict[str, set[str]] = {}
@@ -207,6 +217,7 @@ class ArchiveController:
         await self._write_manifest(record, folder)
         target_dir = await self._ledger.set_target(exposure.image, str(folder))
         await self._steps.reached("target_stored", exposure.image)
+        self._observer.place_made(record)
         return target_dir
 
     async def _write_manifest(self, record: ExposureRecord, folder: Path) -> None:

@@ -20,6 +20,7 @@ from platevault.ports.file_ledger import Change, FileLedger, StateConflictError
 from platevault.ports.image_writer import DirectoryUnwritableError, LinkStore
 from platevault.ports.work_queue import WorkQueue
 from platevault.runtime.steps import Steps
+from platevault.services.archive_controller.observing import ArchiveControllerObserver
 
 #: Order of the destinations: the OODS gets its files first (LDM-230).
 HANDOFF_ORDER = (Destination.OODS, Destination.BACKBONE)
@@ -89,6 +90,8 @@ class Handoff:
         Ports.
     worker
         Name in the ledger's attempts.
+    observer
+        Told of the work.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Handoff:
         clock: Clock,
         steps: Steps,
         worker: str,
+        observer: ArchiveControllerObserver,
     ) -> None:
         self._areas = areas
         self._ledger = ledger
@@ -109,6 +113,7 @@ class Handoff:
         self._clock = clock
         self._steps = steps
         self._worker = worker
+        self._observer = observer
 
     async def deliver(self, record: ExposureRecord, rows: Rows, sensors: Collection[str]) -> None:
         """Bring the archived files of some sensors to every destination.
@@ -186,7 +191,7 @@ class Handoff:
             ]
         outcomes = [task.result() for task in linking]
         await self._steps.reached("linked", subject)
-        await self._record(destination, folder, rows, outcomes, subject)
+        await self._record(destination, record, folder, rows, outcomes, subject)
         for outcome in outcomes:
             if outcome.error is not None:
                 await self._report_failure(destination, record, outcome.unit, outcome.error)
@@ -208,6 +213,7 @@ class Handoff:
     async def _record(
         self,
         destination: Destination,
+        record: ExposureRecord,
         folder: Path,
         rows: Rows,
         outcomes: Sequence[_Outcome],
@@ -239,6 +245,10 @@ class Handoff:
         await self._apply(first)
         await self._steps.reached("sent", subject)
         await self._apply(verified)  # the link store compared the digests
+        now = self._clock.now_tai()
+        for change in verified:
+            latency_s = now - rows[change.key, Destination.ARCHIVE].changed_tai
+            self._observer.file_delivered(record, change.key, destination, latency_s=latency_s)
         await self._steps.reached("verified", subject)
 
     async def _apply(self, changes: Sequence[Change]) -> None:
@@ -254,6 +264,8 @@ class Handoff:
     ) -> None:
         exposure = record.exposure
         final = state_after(error) is FileState.DEAD
+        for key in unit.keys:
+            self._observer.delivery_failed(record, key, destination, final=final)
         _log.error(
             "File could not be handed over",
             image=exposure.image,

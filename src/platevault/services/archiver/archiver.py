@@ -28,7 +28,7 @@ from platevault.domain.places import archiver_queue
 from platevault.domain.samples import Sample
 from platevault.ports.clock import Clock
 from platevault.ports.file_ledger import FileLedger, LedgerUnavailableError
-from platevault.ports.leases import Leases, LeasesUnavailableError
+from platevault.ports.leases import Leases
 from platevault.ports.presence import Presence
 from platevault.ports.readout import Readout
 from platevault.ports.sample_bus import BusUnavailableError, History, SampleBus
@@ -44,7 +44,7 @@ from platevault.sal.schema import Interfaces
 from platevault.services.archiver.catch_up import CatchUp
 from platevault.services.archiver.controller_link import ControllerLink, ControllerSilentError
 from platevault.services.archiver.exposures import ExposureDesk, FindHeader
-from platevault.services.archiver.faults import ArchiverFault, ArchiverFaultError, Outage
+from platevault.services.archiver.faults import ArchiverFault, ArchiverFaultError
 from platevault.services.archiver.forwarder_pool import ForwarderPool
 from platevault.services.archiver.notices import (
     END,
@@ -53,8 +53,10 @@ from platevault.services.archiver.notices import (
     read_exposure,
     read_header,
 )
+from platevault.services.archiver.observing import ArchiverObserver, NoObserver
 from platevault.services.archiver.results import ResultDesk
 from platevault.services.archiver.settings import ArchiverConfiguration
+from platevault.services.archiver.watching import Watch
 
 #: Where a test may fail or kill an Archiver, in the order of one exposure.
 ARCHIVER_STEPS = (
@@ -109,6 +111,8 @@ class ArchiverCsc(Csc):
         As for `Csc`.
     steps
         Told at each step.
+    observer
+        Told of the work.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class ArchiverCsc(Csc):
         initial_state: SummaryState = SummaryState.STANDBY,
         check_duplicates: bool = False,
         steps: Steps | None = None,
+        observer: ArchiverObserver | None = None,
     ) -> None:
         steps = steps if steps is not None else NoSteps()
         super().__init__(
@@ -146,6 +151,7 @@ class ArchiverCsc(Csc):
             check_duplicates=check_duplicates,
         )
         self._camera = camera
+        self._observer = observer if observer is not None else NoObserver()
         self._samples = bus
         self._topics = interfaces
         self._ledger = ledger
@@ -177,6 +183,7 @@ class ArchiverCsc(Csc):
             pool=self._pool,
             find_header=find_header,
             steps=steps,
+            observer=self._observer,
         )
         self._turns = Turns()
         self._results = ResultDesk(
@@ -187,6 +194,7 @@ class ArchiverCsc(Csc):
             publish=self.publish,
             log=self.log,
             steps=steps,
+            observer=self._observer,
         )
         self._catch_up = CatchUp(
             camera=camera,
@@ -199,23 +207,23 @@ class ArchiverCsc(Csc):
             turn=self._turns.of,
             log=self.log,
         )
-        self._outages = {
-            code: Outage(code=code, clock=clock)
-            for code in (
-                ArchiverFault.LEASES_DOWN,
-                ArchiverFault.QUEUE_DOWN,
-                ArchiverFault.LEDGER_DOWN,
-                ArchiverFault.CONTROLLER_SILENT,
-                ArchiverFault.FORWARDER_LOST,
-            )
-        }
+        self._watch = Watch(
+            camera=camera.name,
+            clock=clock,
+            controller=self._controller_link,
+            pool=self._pool,
+            observer=self._observer,
+            settings=lambda: self._settings,
+            fault=self.fault,
+            log=self.log,
+        )
         #: Events that came while not ENABLED.
         self.ignored = 0
         failed = ArchiverFault.WORK_FAILED
         self.while_in(_LISTENING, self._listen, name="events", error_code=failed)
         self.while_in(_CONNECTED, self._hear_replies, name="replies", error_code=failed)
-        self.while_in(_CONNECTED, self._watch_forwarders, name="forwarders", error_code=failed)
-        self.while_in(_CONNECTED, self._watch_controller, name="controller", error_code=failed)
+        self.while_in(_CONNECTED, self._watch.forwarders, name="forwarders", error_code=failed)
+        self.while_in(_CONNECTED, self._watch.controller, name="controller", error_code=failed)
         self.while_enabled(self._keep_catching_up, name="catch-up", error_code=failed)
 
     @property
@@ -238,8 +246,7 @@ class ArchiverCsc(Csc):
             report = f"{int(error.code)}: {error}"
             await self.fault(int(error.code), report)
             raise CommandRefusedError(report) from error
-        for outage in self._outages.values():
-            outage.ended()
+        self._watch.forget()
 
     @override
     async def on_standby(self) -> None:
@@ -258,7 +265,7 @@ class ArchiverCsc(Csc):
 
     async def _connect(self) -> None:
         try:
-            await self._ledger.exposures(camera=self._camera.name, unfinished=True)
+            await self._ledger.exposure("")
         except LedgerUnavailableError as error:
             raise ArchiverFaultError(
                 ArchiverFault.LEDGER_DOWN, "The ledger does not answer", problem=str(error)
@@ -312,58 +319,24 @@ class ArchiverCsc(Csc):
                     "Message is not for an Archiver", type=message.type, attempt=attempt
                 )
 
-    # -- watching ------------------------------------------------------------------------------
-
-    async def _watch_forwarders(self, stop: StopToken) -> None:
-        while True:
-            await pause(self.clock, stop, self._settings.watch_s)
-            if stop.requested:
-                return
-            try:
-                change = await self._pool.look(self._settings)
-            except LeasesUnavailableError as error:
-                await self._is_out(ArchiverFault.LEASES_DOWN, str(error))
-                continue
-            except QueueUnavailableError as error:
-                await self._is_out(ArchiverFault.QUEUE_DOWN, str(error))
-                continue
-            await self._is_back(ArchiverFault.LEASES_DOWN)
-            if change.lost:
-                await self.log(
-                    logging.ERROR, "Forwarder lost", forwarders=change.lost, taken=change.gained
-                )
-            elif change.gained:
-                await self.log(logging.INFO, "Forwarder taken", forwarders=change.gained)
-            if self._pool.paired:
-                await self._is_back(ArchiverFault.FORWARDER_LOST)
-            else:
-                await self._is_out(ArchiverFault.FORWARDER_LOST, "no Forwarder is paired")
-
-    async def _watch_controller(self, stop: StopToken) -> None:
-        while True:
-            await pause(self.clock, stop, self._settings.health_s)
-            if stop.requested:
-                return
-            try:
-                await self._controller_link.check(limit_s=self._settings.controller_timeout_s)
-            except ControllerSilentError as error:
-                await self._is_out(ArchiverFault.CONTROLLER_SILENT, str(error))
-            except QueueUnavailableError as error:
-                await self._is_out(ArchiverFault.QUEUE_DOWN, str(error))
-            else:
-                await self._is_back(ArchiverFault.CONTROLLER_SILENT)
-                await self._is_back(ArchiverFault.QUEUE_DOWN)
+    # -- catch-up ------------------------------------------------------------------------------
 
     async def _keep_catching_up(self, stop: StopToken) -> None:
         while not stop.requested:
             try:
                 report = await self._catch_up.look(self._settings)
             except LedgerUnavailableError as error:
-                await self._is_out(ArchiverFault.LEDGER_DOWN, str(error))
+                await self._watch.is_out(ArchiverFault.LEDGER_DOWN, str(error))
             except TransientError as error:
                 await self.log(logging.WARNING, "Catch-up looks again later", problem=str(error))
             else:
-                await self._is_back(ArchiverFault.LEDGER_DOWN)
+                await self._watch.is_back(ArchiverFault.LEDGER_DOWN)
+                self._observer.looked(
+                    self._camera.name,
+                    adopted=report.adopted,
+                    boards=report.boards,
+                    missing=report.missing,
+                )
                 if report.adopted or report.boards:
                     await self.log(
                         logging.INFO,
@@ -373,22 +346,6 @@ class ArchiverCsc(Csc):
                         missing=report.missing,
                     )
             await pause(self.clock, stop, self._settings.catch_up_s)
-
-    async def _is_out(self, code: ArchiverFault, problem: str) -> None:
-        """Note an outage; it is a fault when it lasts, for people cannot see into a log."""
-        outage = self._outages[code]
-        if outage.began():
-            await self.log(
-                logging.ERROR, f"{code.name} ({int(code)})", problem=problem, state=self.state.name
-            )
-        limit_s = self._settings.fault_after_s
-        if limit_s and outage.lasted_s >= limit_s:
-            outage.ended()
-            await self.fault(int(code), f"{int(code)}: lasts longer than {limit_s:g} s: {problem}")
-
-    async def _is_back(self, code: ArchiverFault) -> None:
-        if self._outages[code].ended():
-            await self.log(logging.INFO, f"{code.name} ({int(code)}) is over")
 
     # -- events --------------------------------------------------------------------------------
 
@@ -443,6 +400,7 @@ class ArchiverCsc(Csc):
             else:
                 await self._ignore(sample, state)
         except PlatevaultError as error:
+            self._observer.event_refused(self._camera.name, topic, type(error).__name__)
             await self.log(
                 logging.ERROR,
                 "Event could not be handled",
@@ -454,6 +412,7 @@ class ArchiverCsc(Csc):
     async def _ignore(self, sample: Sample, state: SummaryState) -> None:
         """Do nothing, say so, and keep what catch-up will want to know."""
         self.ignored += 1
+        self._observer.event_ignored(self._camera.name, sample.topic.name)
         if sample.topic.name == HEADER:
             header = read_header(sample, self._camera)
             image = header[0] if header is not None else None

@@ -25,6 +25,7 @@ from platevault.runtime.steps import Steps
 from platevault.services.archiver.controller_link import ControllerLink, ControllerSilentError
 from platevault.services.archiver.forwarder_pool import ForwarderPool
 from platevault.services.archiver.notices import ExposureNotice
+from platevault.services.archiver.observing import ArchiverObserver
 from platevault.services.archiver.settings import ArchiverConfiguration
 
 ItemT = TypeVar("ItemT")
@@ -68,6 +69,8 @@ class ExposureDesk:
         Looks for the header of an image that was never announced to this process.
     steps
         Told at each step.
+    observer
+        Told of the work.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class ExposureDesk:
         pool: ForwarderPool,
         find_header: FindHeader,
         steps: Steps,
+        observer: ArchiverObserver,
     ) -> None:
         self._camera = camera
         self._root = root
@@ -98,6 +102,7 @@ class ExposureDesk:
         self._pool = pool
         self._find_header = find_header
         self._steps = steps
+        self._observer = observer
         self._facts: OrderedDict[str, Mapping[str, HeaderValue]] = OrderedDict()
         self._headers: OrderedDict[str, HeaderReference] = OrderedDict()
         self._sent: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -210,6 +215,9 @@ class ExposureDesk:
             )
             priority = PRIORITY_CATCH_UP if catch_up else PRIORITY_LIVE
             await self._queue.send(work_queue(self._camera.name), order, priority=priority)
+            self._observer.board_sent(
+                self._camera.name, exposure.image, board.location, catch_up=catch_up
+            )
             await self._steps.reached("board_sent", f"{exposure.image}:{board.location}")
             _keep(
                 self._sent,
@@ -258,6 +266,7 @@ class ExposureDesk:
         await self._steps.reached("registered", exposure.image)
         record = await self._ledger.exposure(str(image))
         assert record is not None
+        self._observer.exposure_registered(record)
         if str(image) in self._headers:
             await self.note_header(record)
         return record

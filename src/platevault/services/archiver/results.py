@@ -18,6 +18,7 @@ from platevault.ports.clock import Clock
 from platevault.ports.file_ledger import FileLedger
 from platevault.runtime.steps import Steps
 from platevault.runtime.turns import Turns
+from platevault.services.archiver.observing import ArchiverObserver
 
 #: Events that tell the result of a sensor.
 RETRIEVAL_EVENT = "imageRetrievalForArchiving"
@@ -58,6 +59,8 @@ class ResultDesk:
         The voice of the component.
     steps
         Told at each step.
+    observer
+        Told of the work.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class ResultDesk:
         publish: Callable[..., Awaitable[bool]],
         log: Callable[..., Awaitable[None]],
         steps: Steps,
+        observer: ArchiverObserver,
     ) -> None:
         self._camera = camera
         self._archiver = archiver
@@ -78,6 +82,7 @@ class ResultDesk:
         self._publish = publish
         self._log = log
         self._steps = steps
+        self._observer = observer
         self._turns = Turns()
         self._told: OrderedDict[str, set[ToldResult]] = OrderedDict()
 
@@ -147,6 +152,7 @@ class ResultDesk:
             statusCode=result.status_code,
             description=shortened(description),
         )
+        self._observer.result_told(self._camera.name, result.event, result.status_code)
         await self._remember(image, result)
         return True
 
@@ -178,6 +184,13 @@ class ResultDesk:
             description=shortened("; ".join(troubles) or status.name.lower()),
         )
         await self._remember(image, ToldResult("", CLOSED_EVENT, int(status)))
+        ended_tai = record.end_readout_tai or record.registered_tai
+        self._observer.exposure_closed(
+            record,
+            status=status.name.lower(),
+            missing=len(missing),
+            latency_s=self._clock.now_tai() - ended_tai,
+        )
         level = logging.INFO if status is ClosedStatus.COMPLETE else logging.WARNING
         await self._log(
             level,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 import structlog
 
-from platevault.domain.camera import Board, Camera
-from platevault.domain.capture import RetrievalStatus, sensor_text
-from platevault.domain.errors import IntegrityError, PermanentError, PlatevaultError, TransientError
+from platevault.domain.camera import Camera
+from platevault.domain.capture import RetrievalStatus
+from platevault.domain.errors import PermanentError, PlatevaultError, TransientError
 from platevault.domain.ids import FileKey
 from platevault.domain.inventory import AttemptRecord, FileRecord
-from platevault.domain.lifecycles import FILE_TRANSITIONS, Destination, FileState, done_states
-from platevault.domain.messages import EndReadout, FileTransferCompleted, ImageRetrieval
-from platevault.domain.places import ARCHIVE_CONTROLLER_QUEUE, board_lease
+from platevault.domain.lifecycles import Destination, FileState
+from platevault.domain.messages import EndReadout
+from platevault.domain.places import board_lease
 from platevault.domain.wire import MalformedPixelsError
 from platevault.ports.clock import Clock
 from platevault.ports.file_ledger import (
@@ -28,33 +28,36 @@ from platevault.ports.file_ledger import (
     LedgerUnavailableError,
     StaleFenceError,
     StateConflictError,
-    UnknownExposureError,
 )
-from platevault.ports.image_writer import DirectoryUnwritableError, LinkStore
+from platevault.ports.image_writer import LinkStore
 from platevault.ports.leases import Grant, Leases, LeasesUnavailableError
-from platevault.ports.readout import ImageMissingError
-from platevault.ports.work_queue import QueueUnavailableError, WorkQueue
+from platevault.ports.work_queue import QueueUnavailableError
 from platevault.runtime.limits import ungrouped
 from platevault.runtime.service import Deadline
 from platevault.runtime.steps import Steps
+from platevault.services.forwarder.announcing import Announcer
 from platevault.services.forwarder.buffers import BoardBuffers
 from platevault.services.forwarder.header_source import FileHeader, HeaderSource
+from platevault.services.forwarder.observing import ForwarderObserver
+from platevault.services.forwarder.orders import (
+    Order,
+    Rows,
+    check_order,
+    is_done,
+    is_due,
+    keys_of,
+    state_after,
+)
 from platevault.services.forwarder.reading import BoardReader, BoardReading
-from platevault.services.forwarder.writing import SENSOR_KINDS, SensorJob, SensorWriter
+from platevault.services.forwarder.writing import SensorJob, SensorWriter
 
 ResultT = TypeVar("ResultT")
-Rows = Mapping[FileKey, FileRecord]
 
-#: Attempts at a file before an error that does not pass by itself is left to a person.
-_ATTEMPTS = 5
 #: Services that everybody needs: while they are away the board waits in its queue.
 _OUTAGES = (LedgerUnavailableError, LeasesUnavailableError, QueueUnavailableError)
+_DEGRADED = "no full header"
 
 _log = structlog.get_logger(__name__)
-
-
-class BadOrderError(PermanentError):
-    """A board was ordered that cannot be read: set the order aside and look who sent it."""
 
 
 class BoardTakenError(TransientError):
@@ -81,16 +84,6 @@ class ForwarderLimits:
     presence_s: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """An order that was checked."""
-
-    message: EndReadout
-    camera: Camera
-    board: Board
-    folder: Path
-
-
 class BoardWork:
     """Does boards, each under its lease; a board may be done twice and by several workers.
 
@@ -100,10 +93,12 @@ class BoardWork:
         Name in leases and in the ledger's attempts.
     cameras
         Known cameras by name.
-    ledger, queue, leases, links, clock, steps
+    ledger, leases, links, clock, steps
         Ports.
-    reader, header_source, sensor_writer
+    reader, header_source, sensor_writer, announcer
         Parts of the work.
+    observer
+        Told of the work.
     limits
         Times.
     concurrency
@@ -116,7 +111,6 @@ class BoardWork:
         worker: str,
         cameras: Mapping[str, Camera],
         ledger: FileLedger,
-        queue: WorkQueue,
         leases: Leases,
         links: LinkStore,
         clock: Clock,
@@ -124,13 +118,14 @@ class BoardWork:
         reader: BoardReader,
         header_source: HeaderSource,
         sensor_writer: SensorWriter,
+        announcer: Announcer,
+        observer: ForwarderObserver,
         limits: ForwarderLimits,
         concurrency: int,
     ) -> None:
         self._worker = worker
         self._cameras = cameras
         self._ledger = ledger
-        self._queue = queue
         self._leases = leases
         self._links = links
         self._clock = clock
@@ -138,6 +133,8 @@ class BoardWork:
         self._reader = reader
         self._header_source = header_source
         self._sensor_writer = sensor_writer
+        self._announcer = announcer
+        self._observer = observer
         self._limits = limits
         self._buffers = BoardBuffers(count=concurrency)
         self._writing = asyncio.Semaphore(concurrency)
@@ -155,12 +152,11 @@ class BoardWork:
         LedgerUnavailableError, LeasesUnavailableError, QueueUnavailableError
             Deliver the order again later.
         """
-        order = await self._checked(message)
-        rows = await self._rows(message.image)
-        await self._check_done(message, rows)
+        order = check_order(message, self._cameras, await self._ledger.exposure(message.image))
+        await self._check_done(message, await self._rows(message.image))
         rows = await self._rows(message.image)
         await self._announce_done(message, rows)
-        due = [sensor for sensor in message.sensors if _is_due(message.image, sensor, rows)]
+        due = [sensor for sensor in message.sensors if is_due(message.image, sensor, rows)]
         if not due:
             return
         # A name of its own for each turn: two deliveries of a board exclude each other too.
@@ -172,7 +168,7 @@ class BoardWork:
         if grant is None:
             raise BoardTakenError("Another worker has the board", board=message.board)
         try:
-            await self._steps.reached("claimed", _subject(message))
+            await self._steps.reached("claimed", order.subject)
             with ungrouped():
                 async with self._holding(grant):
                     await self._do_sensors(order, due, rows, grant)
@@ -181,35 +177,6 @@ class BoardWork:
         finally:
             await self._give_back(grant)
 
-    async def _checked(self, message: EndReadout) -> _Order:
-        camera = self._cameras.get(message.camera)
-        if camera is None:
-            raise BadOrderError(
-                "The camera is not known", camera=message.camera, expected=sorted(self._cameras)
-            )
-        board = camera.board_by_location.get(message.board)
-        if board is None:
-            raise BadOrderError(
-                "The camera has no such board", board=message.board, camera=camera.name
-            )
-        record = await self._ledger.exposure(message.image)
-        if record is None:
-            raise UnknownExposureError("The exposure was never registered", image=message.image)
-        strangers = [
-            sensor
-            for sensor in message.sensors
-            if sensor not in board.detectors or sensor not in record.exposure.sensors
-        ]
-        if strangers or record.exposure.camera != camera.name:
-            raise BadOrderError(
-                "The order does not fit the exposure",
-                image=message.image,
-                camera=record.exposure.camera,
-                board=board.location,
-                sensors=strangers,
-            )
-        return _Order(message, camera, board, Path(record.target_dir or message.target_dir))
-
     async def _rows(self, image: str) -> dict[FileKey, FileRecord]:
         rows = await self._ledger.files(image=image, destination=Destination.ARCHIVE)
         return {row.key: row for row in rows}
@@ -217,7 +184,7 @@ class BoardWork:
     async def _check_done(self, message: EndReadout, rows: Rows) -> None:
         """Look whether files that the ledger has as written are what they were."""
         for sensor in message.sensors:
-            for key in _keys(message.image, sensor):
+            for key in keys_of(message.image, sensor):
                 row = rows[key]
                 if row.state is not FileState.WRITTEN:
                     continue
@@ -234,19 +201,19 @@ class BoardWork:
 
     async def _announce_done(self, message: EndReadout, rows: Rows) -> None:
         for sensor in message.sensors:
-            states = [rows[key] for key in _keys(message.image, sensor)]
-            if all(_is_done(row) for row in states):
-                problem = "no full header" if any(row.degraded for row in states) else ""
-                await self._announce(message, sensor, problem)
+            states = [rows[key] for key in keys_of(message.image, sensor)]
+            if all(is_done(row) for row in states):
+                degraded = any(row.degraded for row in states)
+                await self._announcer.written(message, sensor, _DEGRADED if degraded else "")
 
     async def _do_sensors(
-        self, order: _Order, sensors: Sequence[str], rows: Rows, grant: Grant
+        self, order: Order, sensors: Sequence[str], rows: Rows, grant: Grant
     ) -> None:
         image = order.message.image
+        keys = [key for sensor in sensors for key in keys_of(image, sensor)]
         earlier: list[AttemptRecord] = []
-        if any(rows[key].attempt for sensor in sensors for key in _keys(image, sensor)):
+        if any(rows[key].attempt for key in keys):
             earlier = await self._ledger.attempts(image)
-        keys = [key for sensor in sensors for key in _keys(image, sensor)]
         opened = await self._ledger.begin(
             keys,
             Destination.ARCHIVE,
@@ -254,7 +221,7 @@ class BoardWork:
             fence=grant.fence,
             now_tai=self._clock.now_tai(),
         )
-        await self._steps.reached("begun", _subject(order.message))
+        await self._steps.reached("begun", order.subject)
         jobs = [
             SensorJob(
                 camera=order.camera,
@@ -274,24 +241,25 @@ class BoardWork:
         if left:
             await self._write_sensors(order, left)
 
-    async def _resumed(self, order: _Order, job: SensorJob, rows: Rows) -> bool:
-        if not await self._sensor_writer.resume(job):
-            return False
+    async def _resumed(self, order: Order, job: SensorJob, rows: Rows) -> bool:
+        try:
+            if not await self._sensor_writer.resume(job):
+                return False
+        except (StaleFenceError, StateConflictError, *_OUTAGES):
+            raise
+        except PlatevaultError as error:
+            await self._fail(order, [job], error, RetrievalStatus.FILE_FAILED)
+            return True
         degraded = any(rows[key].degraded for key in job.keys)
-        await self._announce(order.message, job.detector.name, "no full header" if degraded else "")
+        await self._say_written(order, job, _DEGRADED if degraded else "")
         return True
 
-    async def _write_sensors(self, order: _Order, jobs: Sequence[SensorJob]) -> None:
+    async def _write_sensors(self, order: Order, jobs: Sequence[SensorJob]) -> None:
         message = order.message
         async with asyncio.TaskGroup() as tasks:
+            due = Deadline(self._clock, message.header_due_tai)
             waiting = tasks.create_task(
-                _outcome(
-                    self._header_source.header(
-                        order.camera,
-                        message.image,
-                        Deadline(self._clock, message.header_due_tai),
-                    )
-                ),
+                _outcome(self._header_source.header(order.camera, message.image, due)),
                 name=f"header-{message.image}",
             )
             reading = await _outcome(self._read(order))
@@ -305,9 +273,8 @@ class BoardWork:
             if isinstance(header, PlatevaultError):
                 await self._fail(order, jobs, header, RetrievalStatus.HEADER_FAILED)
                 return
-            await self._steps.reached("header", _subject(message))
-            # A sensor that fails does not cancel the others: a staging that is cut short leaves a
-            # temporary file.
+            await self._steps.reached("header", order.subject)
+            # A sensor that fails does not cancel the others: each comes to its own end.
             async with asyncio.TaskGroup() as tasks:
                 writing = [
                     tasks.create_task(
@@ -323,17 +290,23 @@ class BoardWork:
             if problem is not None:
                 raise problem
 
-    async def _read(self, order: _Order) -> BoardReading:
+    async def _read(self, order: Order) -> BoardReading:
         image = order.message.image
-        deadline = Deadline(self._clock, self._clock.now_tai() + self._limits.readout_s)
+        begin_tai = self._clock.now_tai()
+        deadline = Deadline(self._clock, begin_tai + self._limits.readout_s)
         description = await self._reader.describe(order.camera, image, order.board, deadline)
         buffer = self._buffers.take(description.size_bytes)
         reading = await self._reader.read(order.camera, image, description, deadline, buffer)
-        await self._steps.reached("read", _subject(order.message))
+        self._observer.board_read(
+            order.message,
+            size_bytes=description.size_bytes,
+            duration_s=self._clock.now_tai() - begin_tai,
+        )
+        await self._steps.reached("read", order.subject)
         return reading
 
     async def _write_one(
-        self, order: _Order, job: SensorJob, reading: BoardReading, header: FileHeader
+        self, order: Order, job: SensorJob, reading: BoardReading, header: FileHeader
     ) -> None:
         try:
             async with self._writing:
@@ -349,11 +322,21 @@ class BoardWork:
             problem = PermanentError("Bug", type=type(error).__name__, text=str(error))
             await self._fail(order, [job], problem, RetrievalStatus.FILE_FAILED)
         else:
-            await self._announce(order.message, job.detector.name, header.problem)
+            await self._say_written(order, job, header.problem)
+
+    async def _say_written(self, order: Order, job: SensorJob, problem: str) -> None:
+        message = order.message
+        self._observer.file_written(
+            message,
+            job.detector.name,
+            latency_s=self._clock.now_tai() - message.end_readout_tai,
+            degraded=bool(problem),
+        )
+        await self._announcer.written(message, job.detector.name, problem)
 
     async def _fail(
         self,
-        order: _Order,
+        order: Order,
         jobs: Sequence[SensorJob],
         error: PlatevaultError,
         status: RetrievalStatus,
@@ -363,10 +346,12 @@ class BoardWork:
             raise error
         message = order.message
         reason = f"{type(error).__name__}: {error}"
-        changes = []
+        states: dict[str, FileState] = {}
+        changes: list[Change] = []
         for job in jobs:
             number = max((attempt.number for attempt in job.attempts.values()), default=0)
-            state = _state_after(error, number=number, catch_up=message.catch_up)
+            state = state_after(error, number=number, catch_up=message.catch_up)
+            states[job.detector.name] = state
             changes += [
                 Change(key, Destination.ARCHIVE, state, fence=job.fence, reason=reason)
                 for key in job.attempts
@@ -375,36 +360,9 @@ class BoardWork:
                 "Sensor was not written", sensor=job.subject, state=state.value, problem=reason
             )
         await self._ledger.apply(changes, now_tai=self._clock.now_tai())
-        await self._steps.reached("failed", _subject(message))
-        for job in jobs:
-            await self._tell(message, job.detector.name, status, reason)
-
-    async def _announce(self, message: EndReadout, sensor: str, problem: str) -> None:
-        await self._queue.send(
-            ARCHIVE_CONTROLLER_QUEUE,
-            FileTransferCompleted(camera=message.camera, image=message.image, sensor=sensor),
-        )
-        await self._steps.reached("handed_over", f"{message.image}/{sensor}")
-        if problem:
-            status, text = RetrievalStatus.HEADER_FAILED, f"file written, {problem}"
-        else:
-            status, text = RetrievalStatus.DONE, "file written"
-        await self._tell(message, sensor, status, text)
-        await self._steps.reached("announced", f"{message.image}/{sensor}")
-
-    async def _tell(
-        self, message: EndReadout, sensor: str, status: RetrievalStatus, text: str
-    ) -> None:
-        await self._queue.send(
-            message.reply_queue,
-            ImageRetrieval(
-                camera=message.camera,
-                image=message.image,
-                sensor=sensor,
-                status_code=int(status),
-                description=sensor_text(sensor, text),
-            ),
-        )
+        for sensor, state in states.items():
+            self._observer.sensor_failed(message, sensor, status=status, state=state)
+            await self._announcer.tell(message, sensor, status, reason)
 
     @asynccontextmanager
     async def _holding(self, grant: Grant) -> AsyncIterator[None]:
@@ -442,42 +400,3 @@ async def _outcome(work: Coroutine[Any, Any, ResultT]) -> ResultT | PlatevaultEr
         return await work
     except PlatevaultError as error:
         return error
-
-
-def _subject(message: EndReadout) -> str:
-    return f"{message.image}:{message.board}"
-
-
-def _keys(image: str, sensor: str) -> Collection[FileKey]:
-    return [FileKey(image, sensor, kind) for kind in SENSOR_KINDS]
-
-
-def _is_done(row: FileRecord) -> bool:
-    return row.state in done_states(row.key.kind, Destination.ARCHIVE)
-
-
-def _is_due(image: str, sensor: str, rows: Rows) -> bool:
-    states = [rows[key] for key in _keys(image, sensor)]
-    if all(_is_done(row) for row in states):
-        return False
-    return all(
-        _is_done(row)
-        or row.state is FileState.SENDING
-        or FileState.SENDING in FILE_TRANSITIONS[row.state]
-        for row in states
-    )
-
-
-def _state_after(error: PlatevaultError, *, number: int, catch_up: bool) -> FileState:
-    """Tell what becomes of a file that could not be written.
-
-    What passes by itself or is mended without us is tried again for as long as it takes, at the
-    pace of catch-up; other errors a few times; a conflict never.
-    """
-    if isinstance(error, TransientError | DirectoryUnwritableError):
-        return FileState.RETRY
-    if isinstance(error, IntegrityError):
-        return FileState.DEAD
-    if isinstance(error, ImageMissingError):
-        return FileState.DEAD if catch_up else FileState.RETRY
-    return FileState.RETRY if number < _ATTEMPTS else FileState.DEAD

@@ -32,8 +32,10 @@ from platevault.runtime.service import StopToken
 from platevault.runtime.steps import NoSteps, Steps
 from platevault.runtime.waiting import wait_first
 from platevault.runtime.work import pause, work_off
+from platevault.services.forwarder.announcing import Announcer
 from platevault.services.forwarder.board import BoardWork, ForwarderLimits
 from platevault.services.forwarder.header_source import HeaderSource
+from platevault.services.forwarder.observing import ForwarderObserver, NoObserver
 from platevault.services.forwarder.reading import BoardReader
 from platevault.services.forwarder.writing import SensorWriter
 
@@ -92,6 +94,8 @@ class Forwarder:
     header_patience_s
         Time after the end of readout during which a header that was announced and cannot be had is
         waited for [s]; the file is written without it then.
+    observer
+        Told of the work.
     """
 
     def __init__(
@@ -115,8 +119,10 @@ class Forwarder:
         version: str = "",
         header_poll_s: float = 1.0,
         header_patience_s: float = 600.0,
+        observer: ForwarderObserver | None = None,
     ) -> None:
         steps = steps if steps is not None else NoSteps()
+        self._observer = observer if observer is not None else NoObserver()
         self._name = name
         self._cameras = frozenset(cameras)
         self._queue = queue
@@ -140,7 +146,6 @@ class Forwarder:
             worker=name,
             cameras=cameras,
             ledger=ledger,
-            queue=queue,
             leases=leases,
             links=links,
             clock=clock,
@@ -150,6 +155,8 @@ class Forwarder:
             sensor_writer=SensorWriter(
                 writer=writer, links=links, ledger=ledger, clock=clock, steps=steps
             ),
+            announcer=Announcer(queue=queue, steps=steps),
+            observer=self._observer,
             limits=self._limits,
             concurrency=concurrency,
         )
@@ -215,6 +222,7 @@ class Forwarder:
         if self._association is not None:
             self._association.ended.request()
         self._association = association
+        self._observer.paired(self._name, self.archiver)
         self._changed.set()
 
     async def _work(self, stop: StopToken) -> None:

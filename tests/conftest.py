@@ -17,7 +17,11 @@ import pytest
 
 from platevault.testing.leaks import check_directory, check_tasks, check_threads
 
-pytest_plugins = ["pytester", "platevault.testing.message_servers"]
+pytest_plugins = [
+    "pytester",
+    "platevault.testing.message_servers",
+    "platevault.testing.kafka_fixtures",
+]
 
 _UNIT = Path(__file__).parent / "unit"
 

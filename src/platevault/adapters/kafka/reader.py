@@ -1,0 +1,234 @@
+"""Reads topics for one subscriber: the past once, then what comes.
+
+References
+----------
+SAL over Kafka, sections 8.1 (late joiners) and 8.2 (order and filter).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from confluent_kafka import KafkaError, Message
+
+from platevault.adapters.kafka.codec import UndecodableSampleError
+from platevault.adapters.kafka.consumer import ThreadedConsumer
+from platevault.adapters.kafka.errors import error_of
+from platevault.adapters.kafka.schemas import SchemaBook
+from platevault.adapters.kafka.settings import KafkaSettings
+from platevault.adapters.kafka.subscription import Subscription
+from platevault.domain.errors import PermanentError, PlatevaultError
+from platevault.domain.samples import Sample, TopicKind, TopicSchema
+
+#: Of samples that cannot be read, the first and then each of so many is logged.
+_LOG_EVERY = 100
+#: Kinds of which a late sample of older date is dropped.
+_DATED = frozenset({TopicKind.EVENT, TopicKind.TELEMETRY})
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Past:
+    """Messages of one topic from before the subscription, oldest first, by key.
+
+    Attributes
+    ----------
+    end
+        Offset of the first message that is not of the past.
+    by_key
+        Offsets and values.
+    """
+
+    end: int
+    by_key: dict[bytes, list[tuple[int, bytes]]] = field(default_factory=dict)
+
+
+def first_offset(topic: TopicSchema, *, start: int, end: int, settings: KafkaSettings) -> int:
+    """Give the offset from which the past of an event is read.
+
+    Parameters
+    ----------
+    topic
+        The event.
+    start, end
+        Offsets of its oldest message and after its newest.
+    settings
+        Says how far back.
+    """
+    depth = settings.history_limit_of(topic.component) if topic.indexed else 1
+    return max(start, end - depth)
+
+
+class Skipped:
+    """Counts and logs what could not be read."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def note(self, name: str, error: UndecodableSampleError, offset: int | None) -> None:
+        """Log the first of a topic, and then some."""
+        count = self._counts[name] = self._counts.get(name, 0) + 1
+        if count % _LOG_EVERY == 1:
+            _log.warning(
+                "Sample skipped", topic=name, offset=offset, count=count, reason=str(error)
+            )
+
+
+class TopicReader:
+    """Moves samples from a consumer to a subscription.
+
+    Parameters
+    ----------
+    topics
+        By name on the brokers.
+    sal_index
+        Instance that is wanted; 0 for all.
+    past_ends
+        Topics of which the past is wanted, with the offset at which it ends.
+    consumer
+        Assigned already.
+    subscription
+        Gets the samples.
+    schemas
+        Decodes.
+    """
+
+    def __init__(
+        self,
+        *,
+        topics: Mapping[str, TopicSchema],
+        sal_index: int,
+        past_ends: Mapping[str, int],
+        consumer: ThreadedConsumer,
+        subscription: Subscription,
+        schemas: SchemaBook,
+    ) -> None:
+        self._topics = topics
+        self._sal_index = sal_index
+        self._pasts = {name: _Past(end) for name, end in past_ends.items()}
+        self._consumer = consumer
+        self._subscription = subscription
+        self._schemas = schemas
+        self._skipped = Skipped()
+        self._newest: dict[tuple[str, int], Sample] = {}
+        #: Set when the past is in hand, or will never be as reading failed.
+        self.past_complete = asyncio.Event()
+
+    async def run(self) -> None:
+        """Read until cancelled; errors go to the subscriber, and end it."""
+        try:
+            if not self._pasts:
+                self.past_complete.set()
+            while not self._subscription.failed:
+                for message in await self._consumer.take():
+                    await self._take(message)
+        except PlatevaultError as error:
+            self._subscription.fail(error)
+        finally:
+            self.past_complete.set()
+
+    async def _take(self, message: Message) -> None:
+        name, offset = str(message.topic()), message.offset()
+        problem = message.error()
+        if problem is not None:
+            if problem.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 (librdkafka's form)
+                past = self._pasts.get(name)
+                # The newest messages may be gone by now, or no samples: nothing is waited for.
+                if past is not None and offset is not None and offset >= past.end:
+                    await self._finish_past(name)
+                return
+            self._take_problem(name, problem)
+            return
+        if offset is None:
+            return
+        value = message.value()
+        past = self._pasts.get(name)
+        if past is not None:
+            if offset < past.end and value is not None:
+                key = message.key()
+                group = key if isinstance(key, bytes) else b""
+                past.by_key.setdefault(group, []).append((offset, value))
+            if offset >= past.end - 1:
+                await self._finish_past(name)
+            if offset < past.end:
+                return
+        if value is not None:
+            sample = await self._decoded(name, offset, value)
+            if sample is not None and self._is_news(name, sample):
+                self._subscription.put(sample)
+
+    async def _finish_past(self, name: str) -> None:
+        past = self._pasts[name]
+        newest: dict[int, tuple[int, Sample]] = {}
+        for messages in past.by_key.values():
+            found = await self._newest_readable(name, messages)
+            if found is not None:
+                index = found[1].sal_index
+                if index not in newest or newest[index][0] < found[0]:
+                    newest[index] = found
+        samples = [sample for _, sample in sorted(newest.values(), key=lambda pair: pair[0])]
+        for sample in samples:
+            self._newest[name, sample.sal_index] = sample
+        self._subscription.put_past(
+            sample for sample in samples if self._sal_index in {0, sample.sal_index}
+        )
+        del self._pasts[name]
+        if not self._pasts:
+            self.past_complete.set()
+
+    async def _newest_readable(
+        self, name: str, messages: Sequence[tuple[int, bytes]]
+    ) -> tuple[int, Sample] | None:
+        for offset, value in reversed(messages):
+            sample = await self._decoded(name, offset, value)
+            if sample is not None:
+                return offset, sample
+        return None
+
+    async def _decoded(self, name: str, offset: int, value: bytes) -> Sample | None:
+        try:
+            return await self._schemas.decode(name, self._topics[name], value)
+        except UndecodableSampleError as error:
+            self._skipped.note(name, error, offset)
+            return None
+
+    def _is_news(self, name: str, sample: Sample) -> bool:
+        if self._sal_index not in {0, sample.sal_index}:
+            return False
+        if sample.topic.kind not in _DATED:
+            return True
+        place = name, sample.sal_index
+        last = self._newest.get(place)
+        if last is not None:
+            if _are_one(last, sample):
+                return False
+            if sample.sent_tai < last.sent_tai:
+                _log.warning(
+                    "Sample of older date dropped",
+                    topic=name,
+                    sal_index=sample.sal_index,
+                    late_by_s=last.sent_tai - sample.sent_tai,
+                )
+                return False
+        self._newest[place] = sample
+        return True
+
+    def _take_problem(self, name: str, problem: KafkaError) -> None:
+        error = error_of(problem, "Reading a topic failed", topic=name)
+        if isinstance(error, PermanentError) or problem.fatal():
+            raise error
+        _log.warning("Reading a topic is disturbed", topic=name, reason=str(error))
+
+
+def _are_one(first: Sample, second: Sample) -> bool:
+    """Tell whether both are the same sample, sent once and stored twice."""
+    return (
+        first.sent_tai == second.sent_tai
+        and first.sequence == second.sequence
+        and first.identity == second.identity
+        and first.origin == second.origin
+    )

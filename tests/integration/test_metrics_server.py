@@ -68,8 +68,23 @@ async def test_only_metrics_are_served(
 
 
 async def test_head_gives_no_body(server: MetricsServer) -> None:
-    status, _, body = await asyncio.to_thread(_get, server.port, "/metrics", "HEAD")
-    assert (status, body) == (200, "")
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(5.0):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"\r\n\r\n")
+
+
+async def test_too_many_scrapers_are_turned_away(server: MetricsServer) -> None:
+    silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(16)]
+    await asyncio.sleep(0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with asyncio.timeout(5.0):
+        assert await _all_of(reader) == b""
+    for one in (writer, *(each for _, each in silent)):
+        one.close()
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x00" * 100, b"GET", b"x" * 100_000, b"\r\n\r\n"])
@@ -116,9 +131,13 @@ async def test_a_port_in_use_is_named(server: MetricsServer, metrics: Metrics) -
 async def test_a_server_may_run_again_on_the_same_registry(metrics: Metrics) -> None:
     for _ in range(2):
         server = MetricsServer(registry=metrics.registry, port=0)
-        stop = StopToken()
-        stop.request()
-        await server.run(stop, lambda: None)
+        stop, ready = StopToken(), asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.run(stop, ready.set))
+            await ready.wait()
+            _, _, body = await asyncio.to_thread(_get, server.port)
+            stop.request()
+        assert body.count("\nprocess_cpu_seconds_total ") == 1
 
 
 async def test_a_cancelled_server_closes(metrics: Metrics) -> None:

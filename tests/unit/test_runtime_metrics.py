@@ -136,6 +136,28 @@ async def test_latencies_run_from_the_end_of_readout(
     assert shown("forwarder_degraded_files_total", **CAMERA) is None
 
 
+async def test_sidecars_have_no_latency(
+    metered: MeteredLedger, clock: SteppedClock, shown: Shown
+) -> None:
+    await _registered(metered, clock)
+    sidecar = files_of(an_exposure())[1]
+    await metered.apply([Change(sidecar, A, FileState.WRITTEN, size_bytes=7)], now_tai=1.0)
+    assert shown("forwarder_durable_latency_seconds_count", **CAMERA) is None
+    assert shown("forwarder_written_bytes_total", **CAMERA) == 7.0
+
+
+async def test_an_end_of_readout_that_another_process_stores_counts(
+    metered: MeteredLedger, ledger: SqliteFileLedger, clock: SteppedClock, shown: Shown
+) -> None:
+    exposure = an_exposure()
+    await metered.register(exposure, files=files_of(exposure), now_tai=clock.now_tai())
+    await metered.set_header(exposure.image, HeaderReference("u", 1))
+    await ledger.set_end_readout(exposure.image, clock.now_tai())
+    await clock.advance(3.0)
+    await metered.apply([Change(_raw(), A, FileState.WRITTEN, size_bytes=7)], now_tai=1.0)
+    assert shown("forwarder_durable_latency_seconds_sum", **CAMERA) == 3.0
+
+
 async def test_changes_and_attempts_are_counted_only_when_stored(
     metered: MeteredLedger, clock: SteppedClock, shown: Shown
 ) -> None:
@@ -305,6 +327,21 @@ class TestStateWatch:
         await _registered(metered, clock)
         await self._look(clock)
         assert shown("archiver_exposures_total", **CAMERA, outcome="complete") is None
+        await _finished(metered)
+        await self._look(clock)
+        assert shown("archiver_exposures_total", **CAMERA, outcome="complete") == 1.0
+
+    async def test_an_exposure_of_another_process_has_an_outcome_too(
+        self,
+        ledger: SqliteFileLedger,
+        metered: MeteredLedger,
+        clock: SteppedClock,
+        shown: Shown,
+        stop: StopToken,
+    ) -> None:
+        exposure = an_exposure()
+        await ledger.register(exposure, files=files_of(exposure), now_tai=1.0)
+        await self._look(clock)
         await _finished(metered)
         await self._look(clock)
         assert shown("archiver_exposures_total", **CAMERA, outcome="complete") == 1.0

@@ -40,7 +40,7 @@ _REGISTERED_LIMIT = 10_000
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Known:
     camera: str
     end_readout_tai: float | None
@@ -103,7 +103,6 @@ class MeteredLedger(FileLedger):
     @override
     async def set_end_readout(self, image: str, end_readout_tai: float) -> None:
         await self._timed("set_end_readout", self._ledger.set_end_readout(image, end_readout_tai))
-        self._known.pop(image, None)
 
     @override
     async def set_header(self, image: str, header: HeaderReference) -> None:
@@ -208,7 +207,8 @@ class MeteredLedger(FileLedger):
 
         The change is stored already, so a reader that fails must not make it look undone.
         """
-        if image not in self._known:
+        known = self._known.get(image)
+        if known is None:
             try:
                 record = await self._ledger.exposure(image)
             except PlatevaultError as error:
@@ -216,10 +216,12 @@ class MeteredLedger(FileLedger):
                 return None
             if record is None:
                 return None
-            self._known[image] = _Known(record.exposure.camera, record.end_readout_tai)
+            known = _Known(record.exposure.camera, record.end_readout_tai)
+            if known.end_readout_tai is not None:  # another process may still set it
+                self._known[image] = known
             if len(self._known) > _IN_MIND:
                 self._known.popitem(last=False)
-        return self._known[image]
+        return known
 
 
 class MeteredWorkQueue(WorkQueue):

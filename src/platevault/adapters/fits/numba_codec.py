@@ -88,14 +88,28 @@ else:
 
 @_jit
 def _put_bits(out, at, held, bits, code, length):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Append at most 32 bits; up to 31 wait in ``held``."""
+    """Append at most 32 bits; up to 31 wait at the low end of ``held``."""
     held = (held << np.uint64(length)) | np.uint64(code)
     bits += length
-    while bits >= 8:  # noqa: PLR2004
-        bits -= 8
-        out[at] = np.uint8((held >> np.uint64(bits)) & np.uint64(0xFF))
+    if bits >= 32:  # noqa: PLR2004
+        bits -= 32
+        word = held >> np.uint64(bits)
+        out[at] = np.uint8(word >> np.uint64(24))
+        out[at + 1] = np.uint8(word >> np.uint64(16))
+        out[at + 2] = np.uint8(word >> np.uint64(8))
+        out[at + 3] = np.uint8(word)
+        at += 4
+    return at, held, bits
+
+
+@_jit
+def _put_rest(out, at, held, bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write the bits that wait, filled with zeros to a byte."""
+    while bits > 0:
+        out[at] = np.uint8((held << np.uint64(8)) >> np.uint64(bits))
         at += 1
-    return at, held & ((np.uint64(1) << np.uint64(bits)) - np.uint64(1)), bits
+        bits -= 8
+    return at
 
 
 @_jit
@@ -163,8 +177,7 @@ def _encode_tiles(plane, tile_rows, out):  # type: ignore[no-untyped-def]  # noq
                     at, held, bits = _put_bits(out, at, held, bits, 0, part)
                     zeros -= part
                 at, held, bits = _put_bits(out, at, held, bits, code, zeros + length)
-        if bits:
-            at, held, bits = _put_bits(out, at, held, bits, 0, 8 - bits)
+        at = _put_rest(out, at, held, bits)
         _put_word(out, tile * 8, at - start)
         _put_word(out, tile * 8 + 4, start - heap)
         longest = max(longest, at - start)

@@ -93,10 +93,7 @@ def verify_file(path: Path, planes: NDArray[np.int32]) -> list[str]:
     """
     readers = ["astropy", "fitsio"]
     _verify_with_astropy(path, planes)
-    with fitsio.FITS(str(path)) as file:
-        _require(len(file) == 1 + len(planes), path, "fitsio")
-        for hdu, plane in enumerate(planes, start=1):
-            _require(np.array_equal(file[hdu].read(), plane), path, "fitsio")
+    verify_pixels(path, planes)
     if has_fpack():
         unpacked = path.with_suffix(".unpacked")
         try:
@@ -112,6 +109,14 @@ def verify_file(path: Path, planes: NDArray[np.int32]) -> list[str]:
             unpacked.unlink(missing_ok=True)
         readers.append("funpack")
     return readers
+
+
+def verify_pixels(path: Path, planes: NDArray[np.int32]) -> None:
+    """Read a raw file with fitsio alone; arguments and errors as for `verify_file`."""
+    with fitsio.FITS(str(path)) as file:
+        _require(len(file) == 1 + len(planes), path, "fitsio")
+        for hdu, plane in enumerate(planes, start=1):
+            _require(np.array_equal(file[hdu].read(), plane), path, "fitsio")
 
 
 def _verify_with_astropy(path: Path, planes: NDArray[np.int32]) -> None:

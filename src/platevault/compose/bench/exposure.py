@@ -19,7 +19,7 @@ from platevault.adapters.filesystem.durable import DigestAlgorithm, DurableSink,
 from platevault.adapters.fits.codec import Encoding
 from platevault.adapters.fits.codec_choice import CodecName, choose_codec
 from platevault.adapters.fits.headers import CardFormatter, primary_header, segment_header
-from platevault.adapters.fits.peers import verify_file
+from platevault.adapters.fits.peers import verify_file, verify_pixels
 from platevault.adapters.fits.stripes import locate_words, separate
 from platevault.adapters.fits.writer import FitsImageWriter
 from platevault.compose.bench.emulator import IMAGE, PARTITION, Emulator, emulated
@@ -38,6 +38,8 @@ _PAGE = mmap.PAGESIZE
 _LATENCIES = 60
 _TCP_BOARDS = 21
 _FLOOR_LATENCY_S = 0.25
+#: astropy and funpack take a second for each file.
+_ALL_READERS_EVERY = 8
 _INTRO = (
     "All 205 files of an LSSTCam exposure with full headers and checksums, two workers, to a RAM "
     "disk. Three boards of the realistic sky rotate as source; wavefront halves and guiders take "
@@ -175,7 +177,11 @@ def _whole(
     readers: list[str] = []
     for number, image in enumerate(images):
         path = directory / f"{number}.fits"
-        readers = verify_file(path, separate(locate_words(image)))
+        planes = separate(locate_words(image))
+        if number % _ALL_READERS_EVERY == 0:
+            readers = verify_file(path, planes)
+        else:
+            verify_pixels(path, planes)
     empty()
     raw = exposure.megabytes
     report.notes.append(
@@ -183,8 +189,8 @@ def _whole(
         f"{size / raw:.3f}."
     )
     report.notes.append(
-        f"Every file of the exposure was read back with {', '.join(readers)}: every pixel, every "
-        "checksum."
+        "Every file of the exposure was read back with fitsio, every pixel, and every "
+        f"{_ALL_READERS_EVERY}th with {', '.join(readers)}, every pixel and every checksum."
     )
 
 

@@ -10,7 +10,7 @@ from importlib import resources
 import pytest
 import yaml
 from astropy.io import fits
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
@@ -100,12 +100,14 @@ def test_both_forms_read_back_as_the_same_header(document: HeaderDocument) -> No
     assert same(parse_header(format_json(document)), document)
 
 
+@settings(max_examples=20)
 @given(documents())
 def test_any_yaml_reader_finds_the_same_values(document: HeaderDocument) -> None:
     loaded = yaml.safe_load(format_yaml(document))
     assert same(header_from_plain(loaded), document)
 
 
+@settings(max_examples=20)
 @given(documents())
 def test_the_same_header_gives_the_same_bytes(document: HeaderDocument) -> None:
     assert format_yaml(document) == format_yaml(replace(document))
@@ -216,6 +218,7 @@ def test_fits_text_is_read_by_another_library() -> None:
     assert header["SHUTTER OPEN HALLSENSORFIT JERK0"] == -2.5
 
 
+@settings(max_examples=20)
 @given(documents())
 def test_the_json_form_follows_its_schema(document: HeaderDocument) -> None:
     Draft7Validator(SCHEMA).validate(json.loads(format_json(document)))

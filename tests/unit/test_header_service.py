@@ -208,7 +208,7 @@ async def test_an_exposure_gives_a_complete_header_and_a_true_event() -> None:
     assert desk.spool.objects == {}
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False))
 def test_camera_events_in_any_order_and_twice_give_one_header(random: Any) -> None:
     events = [

@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from platevault.adapters.sqlite import SqliteFileLedger, SqliteLedgerReader
-from platevault.adapters.sqlite.connection import (
-    ConnectionThread,
+from platevault.adapters.sql_ledger.errors import (
     LedgerDamagedError,
     LedgerForbiddenError,
     LedgerMissingError,
+    LedgerSchemaError,
 )
-from platevault.adapters.sqlite.migrations import LedgerSchemaError, read_migrations
+from platevault.adapters.sql_ledger.migrations import read_migrations
+from platevault.adapters.sqlite import SqliteFileLedger, SqliteLedgerReader
+from platevault.adapters.sqlite.connection import ConnectionThread
 from platevault.domain.errors import PlatevaultError
 from platevault.domain.lifecycles import Destination, FileState
 from platevault.ports.file_ledger import (
@@ -156,7 +157,7 @@ async def test_a_directory_that_is_not_there_is_named(path: Path) -> None:
 async def test_a_ledger_of_a_newer_release_is_left_alone(path: Path) -> None:
     async with SqliteFileLedger(path):
         pass
-    newer = read_migrations()[-1].version + 1
+    newer = read_migrations("sqlite")[-1].version + 1
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT INTO schema_version VALUES (?, 'later', '2040')", (newer,))
     for opener in (SqliteFileLedger(path), SqliteLedgerReader(path)):
@@ -183,7 +184,7 @@ async def test_opening_again_does_no_migration_twice(path: Path) -> None:
             await ledger.exposures()
     with closing(sqlite3.connect(path)) as connection:
         versions = connection.execute("SELECT version, name FROM schema_version").fetchall()
-    assert versions == [(step.version, step.name) for step in read_migrations()]
+    assert versions == [(step.version, step.name) for step in read_migrations("sqlite")]
     assert [version for version, _ in versions] == [*range(1, len(versions) + 1)]
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from platevault.domain.errors import IntegrityError, PermanentError, PlatevaultError
+from platevault.adapters.sql_ledger.errors import LedgerDamagedError, LedgerForbiddenError
+from platevault.domain.errors import PlatevaultError
 from platevault.ports.file_ledger import LedgerFullError, LedgerUnavailableError
 
 ResultT = TypeVar("ResultT")
@@ -27,18 +28,6 @@ _FORBIDDEN = frozenset(
 )
 #: A write that the kernel refused for want of room (quota, file size limit) is an I/O error.
 _IO_WRITES = frozenset({sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_TRUNCATE})
-
-
-class LedgerMissingError(PermanentError):
-    """There is no ledger at this path: nothing has run there, or the path is wrong."""
-
-
-class LedgerForbiddenError(PermanentError):
-    """The ledger may not be written or opened: an operator must mend permissions."""
-
-
-class LedgerDamagedError(IntegrityError):
-    """The database file is damaged: stop every writer, keep the file, call a person."""
 
 
 def translated(error: sqlite3.Error, path: Path) -> PlatevaultError:

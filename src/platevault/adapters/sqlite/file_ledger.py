@@ -11,12 +11,9 @@ from typing import Self
 
 from typing_extensions import override
 
+from platevault.adapters.sql_ledger.errors import LedgerMissingError
 from platevault.adapters.sqlite import rows, transactions
-from platevault.adapters.sqlite.connection import (
-    ConnectionThread,
-    LedgerMissingError,
-    open_connection,
-)
+from platevault.adapters.sqlite.connection import ConnectionThread, open_connection
 from platevault.adapters.sqlite.migrations import check_schema, migrate
 from platevault.domain.ids import FileKey
 from platevault.domain.inventory import (

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib import resources
 
-from platevault.domain.errors import UsageError
+from platevault.adapters.sql_ledger.errors import LedgerSchemaError
+from platevault.adapters.sql_ledger.migrations import read_migrations
 
 _VERSIONS = """
 CREATE TABLE IF NOT EXISTS schema_version (
@@ -16,40 +15,6 @@ CREATE TABLE IF NOT EXISTS schema_version (
     applied_utc TEXT NOT NULL
 ) STRICT
 """
-
-
-class LedgerSchemaError(UsageError):
-    """The ledger was made by a newer release, or is no ledger: use that release or another path."""
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One step of the schema.
-
-    Attributes
-    ----------
-    version
-        From 1, without gaps.
-    name
-        What it brings.
-    script
-        SQL statements.
-    """
-
-    version: int
-    name: str
-    script: str
-
-
-def read_migrations() -> list[Migration]:
-    """Read the steps that this release knows, in order."""
-    folder = resources.files("platevault") / "data" / "migrations" / "sqlite"
-    steps = []
-    for entry in folder.iterdir():
-        if entry.name.endswith(".sql"):
-            number, _, name = entry.name.removesuffix(".sql").partition("_")
-            steps.append(Migration(int(number), name, entry.read_text(encoding="utf-8")))
-    return sorted(steps, key=lambda step: step.version)
 
 
 def schema_version(connection: sqlite3.Connection) -> int:
@@ -70,7 +35,7 @@ def check_schema(connection: sqlite3.Connection) -> None:
     LedgerSchemaError
         It is newer or older than this release. Do not retry.
     """
-    newest = read_migrations()[-1].version
+    newest = read_migrations("sqlite")[-1].version
     found = schema_version(connection)
     if found != newest:
         raise LedgerSchemaError("The ledger has another schema", found=found, expected=newest)
@@ -84,7 +49,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     LedgerSchemaError
         The database is newer than this release. Nothing was changed.
     """
-    steps = read_migrations()
+    steps = read_migrations("sqlite")
     if schema_version(connection) == steps[-1].version:
         return
     connection.execute("BEGIN IMMEDIATE")

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
-from platevault.adapters.sqlite.rows import json_text, select_exposure, select_file
-from platevault.domain.errors import UsageError
+from platevault.adapters.sql_ledger.rules import (
+    GRANTS_PER_EPOCH,
+    Ending,
+    begun,
+    changed,
+    check_identity,
+    check_staging,
+    files_of_exposure,
+    identity_of,
+    never_registered,
+    other_files,
+)
+from platevault.adapters.sqlite.rows import select_exposure, select_file
 from platevault.domain.ids import FileKey
 from platevault.domain.inventory import (
     AttemptRecord,
@@ -16,22 +26,8 @@ from platevault.domain.inventory import (
     HeaderReference,
     ToldResult,
 )
-from platevault.domain.lifecycles import FILE_TRANSITIONS, Destination, FileState, done_states
-from platevault.ports.file_ledger import (
-    Change,
-    ConflictingExposureError,
-    StaleFenceError,
-    StateConflictError,
-    UnknownExposureError,
-)
-
-_FAILED = frozenset({FileState.RETRY, FileState.DEAD, FileState.READY})
-#: In these states the digest says what is there, and another one would be another file.
-_HELD_CONTENTS = frozenset(
-    {FileState.WRITTEN, FileState.SENT, FileState.VERIFIED, FileState.CATALOGUED}
-)
-#: Runs of an embedded lease store are so many fencing numbers apart.
-_GRANTS_PER_EPOCH = 1_000_000_000
+from platevault.domain.lifecycles import Destination
+from platevault.ports.file_ledger import Change, UnknownExposureError
 
 
 def register(
@@ -41,43 +37,20 @@ def register(
     now_tai: float,
 ) -> bool:
     """Insert an exposure and its rows; ``False`` if it is there already."""
-    keys = sorted(set(files))
-    strangers = [key for key in keys if key.image != exposure.image]
-    if strangers:
-        raise UsageError(
-            "Files of another image were registered",
-            file=strangers[0].file_name,
-            image=exposure.image,
-        )
-    identity = (
-        exposure.camera,
-        exposure.day_obs,
-        exposure.exposure_id,
-        json_text(exposure.sensors),
-        json_text(exposure.facts),
-        len(keys),
-    )
-    names = ("camera", "day_obs", "exposure_id", "sensors", "facts", "file_count")
+    keys = files_of_exposure(exposure, files)
+    identity = identity_of(exposure, keys)
     stored = connection.execute(
-        f"SELECT {', '.join(names)} FROM exposure WHERE image = ?",  # noqa: S608 - our constant
+        f"SELECT {', '.join(identity)} FROM exposure WHERE image = ?",  # noqa: S608 - our constant
         (exposure.image,),
     ).fetchone()
     if stored is not None:
-        for name, old, new in zip(names, stored, identity, strict=True):
-            if old != new:
-                raise ConflictingExposureError(
-                    "The image name is taken by another exposure",
-                    image=exposure.image,
-                    field=name,
-                    value=new,
-                    expected=old,
-                )
+        check_identity(exposure.image, stored, identity)
         _check_same_files(connection, keys)
         return False
     connection.execute(
         "INSERT INTO exposure (image, camera, day_obs, exposure_id, sensors, facts, file_count,"
         " registered_tai) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (exposure.image, *identity, now_tai),
+        (exposure.image, *identity.values(), now_tai),
     )
     connection.executemany(
         "INSERT INTO file_state (image, sensor, kind, destination, state, changed_tai)"
@@ -94,11 +67,7 @@ def register(
 def _check_same_files(connection: sqlite3.Connection, keys: Sequence[FileKey]) -> None:
     for key in keys:
         if select_file(connection, key, Destination.ARCHIVE) is None:
-            raise ConflictingExposureError(
-                "The exposure was registered with other files",
-                image=key.image,
-                file=key.file_name,
-            )
+            raise other_files(key)
 
 
 def set_target(connection: sqlite3.Connection, image: str, target_dir: str) -> str:
@@ -161,42 +130,18 @@ def begin(
     opened = []
     for key in dict.fromkeys(keys):
         row = _row(connection, key, destination)
-        _check_fence(row, fence)
-        if row.state in done_states(key.kind, destination):
+        step = begun(row, worker=worker, fence=fence, now_tai=now_tai)
+        if step is None:
             continue
-        if row.state is FileState.SENDING:
-            _close(connection, row, outcome="lost", error="", now_tai=now_tai)
-        elif FileState.SENDING not in FILE_TRANSITIONS[row.state]:
-            raise StateConflictError(
-                "The file's state allows no work",
-                file=key.file_name,
-                destination=destination.value,
-                state=row.state.value,
-            )
-        attempt = AttemptRecord(
-            key=key,
-            destination=destination,
-            number=row.attempt + 1,
-            worker=worker,
-            fence=fence,
-            started_tai=now_tai,
-        )
+        after, attempt, ending = step
+        if ending is not None:
+            _end(connection, ending, now_tai)
         connection.execute(
             "INSERT INTO attempt (image, sensor, kind, destination, number, worker, fence,"
             " started_tai) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (*_place(row), attempt.number, worker, fence, now_tai),
         )
-        _store(
-            connection,
-            replace(
-                row,
-                state=FileState.SENDING,
-                attempt=attempt.number,
-                fence=max(row.fence, fence),
-                reason="",
-                changed_tai=now_tai,
-            ),
-        )
+        _store(connection, after)
         opened.append(attempt)
     return opened
 
@@ -218,13 +163,12 @@ def stage(
         f"SELECT outcome FROM attempt WHERE {condition}",  # noqa: S608 - our constant
         place,
     ).fetchone()
-    facts = {"file": key.file_name, "destination": destination.value, "attempt": number}
-    if row is None:
-        raise StateConflictError("There is no such attempt", **facts)
-    if row[0] == "lost":
-        raise StaleFenceError("A newer attempt took the file over", **facts)
-    if row[0]:
-        raise StateConflictError("The attempt has ended", outcome=row[0], **facts)
+    check_staging(
+        None if row is None else row[0],
+        file=key.file_name,
+        destination=destination.value,
+        attempt=number,
+    )
     connection.execute(
         "UPDATE attempt SET staged_path = ?, staged_size_bytes = ?,"  # noqa: S608 - our constant
         f" staged_digest = ? WHERE {condition}",
@@ -235,64 +179,19 @@ def stage(
 def apply(connection: sqlite3.Connection, changes: Sequence[Change], now_tai: float) -> None:
     """Make changes in order; an error leaves what came before to be rolled back."""
     for change in changes:
-        _apply_one(connection, change, now_tai)
-
-
-def _apply_one(connection: sqlite3.Connection, change: Change, now_tai: float) -> None:
-    row = _row(connection, change.key, change.destination)
-    in_place = row.state is change.to and bool(row.digest) and row.digest == change.digest
-    if in_place and 0 < change.fence < row.fence:
-        return
-    _check_fence(row, change.fence)
-    facts = {
-        "file": change.key.file_name,
-        "destination": change.destination.value,
-        "state": row.state.value,
-        "wanted": change.to.value,
-    }
-    if row.state is not change.to and change.to not in FILE_TRANSITIONS[row.state]:
-        raise StateConflictError("The file may not go to this state", **facts)
-    if (
-        {row.state, change.to} <= _HELD_CONTENTS
-        and change.digest
-        and row.digest
-        and change.digest != row.digest
-    ):
-        raise StateConflictError(
-            "The file is in place with another digest",
-            value=change.digest,
-            expected=row.digest,
-            **facts,
-        )
-    _store(
-        connection,
-        replace(
-            row,
-            state=change.to,
-            path=row.path if change.path is None else change.path,
-            size_bytes=row.size_bytes if change.size_bytes is None else change.size_bytes,
-            digest=row.digest if change.digest is None else change.digest,
-            degraded=row.degraded if change.degraded is None else change.degraded,
-            fence=max(row.fence, change.fence),
-            reason=change.reason,
-            changed_tai=row.changed_tai if row.state is change.to else now_tai,
-        ),
-    )
-    if row.state is FileState.SENDING and change.to is not FileState.SENDING:
-        failed = change.to in _FAILED
-        _close(
-            connection,
-            row,
-            outcome="failed" if failed else "done",
-            error=change.reason if failed else "",
-            now_tai=now_tai,
-        )
+        step = changed(_row(connection, change.key, change.destination), change, now_tai=now_tai)
+        if step is None:
+            continue
+        after, ending = step
+        _store(connection, after)
+        if ending is not None:
+            _end(connection, ending, now_tai)
 
 
 def first_fence(connection: sqlite3.Connection) -> int:
     """Count a start of an embedded lease store; give the number above all former ones."""
     epoch = connection.execute("UPDATE lease_epoch SET epoch = epoch + 1 RETURNING epoch")
-    return int(epoch.fetchone()[0]) * _GRANTS_PER_EPOCH
+    return int(epoch.fetchone()[0]) * GRANTS_PER_EPOCH
 
 
 def _place(row: FileRecord) -> tuple[str, str, str, str]:
@@ -302,21 +201,8 @@ def _place(row: FileRecord) -> tuple[str, str, str, str]:
 def _row(connection: sqlite3.Connection, key: FileKey, destination: Destination) -> FileRecord:
     row = select_file(connection, key, destination)
     if row is None:
-        raise StateConflictError(
-            "The file was never registered", file=key.file_name, destination=destination.value
-        )
+        raise never_registered(key, destination)
     return row
-
-
-def _check_fence(row: FileRecord, fence: int) -> None:
-    if 0 < fence < row.fence:
-        raise StaleFenceError(
-            "Somebody with a newer fencing number has the file",
-            file=row.key.file_name,
-            destination=row.destination.value,
-            value=fence,
-            expected=row.fence,
-        )
 
 
 def _store(connection: sqlite3.Connection, row: FileRecord) -> None:
@@ -339,11 +225,9 @@ def _store(connection: sqlite3.Connection, row: FileRecord) -> None:
     )
 
 
-def _close(
-    connection: sqlite3.Connection, row: FileRecord, *, outcome: str, error: str, now_tai: float
-) -> None:
+def _end(connection: sqlite3.Connection, ending: Ending, now_tai: float) -> None:
     connection.execute(
         "UPDATE attempt SET ended_tai = ?, outcome = ?, error = ? WHERE image = ? AND sensor = ?"
         " AND kind = ? AND destination = ? AND number = ? AND ended_tai IS NULL",
-        (now_tai, outcome, error, *_place(row), row.attempt),
+        (now_tai, ending.outcome, ending.error, *_place(ending.row), ending.row.attempt),
     )

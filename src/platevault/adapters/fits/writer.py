@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+import structlog
 from typing_extensions import override
 
 from platevault.adapters.filesystem.durable import (
@@ -33,6 +34,7 @@ from platevault.domain.headers import Card
 from platevault.domain.wire import MalformedPixelsError
 from platevault.ports.image_writer import ImageWriter, SensorImage, StagedFile
 
+_log = structlog.get_logger(__name__)
 ResultT = TypeVar("ResultT")
 _PADDING = bytes(BLOCK_BYTES)
 
@@ -90,6 +92,8 @@ class FitsImageWriter(ImageWriter, AbstractAsyncContextManager["FitsImageWriter"
             buffers=BufferPool(count=workers),
             codec=self._codec if self._codec is not None else await asyncio.to_thread(choose_codec),
         )
+        info = self._open.codec.info
+        _log.info("Pixel codec at work", codec=info.name, level=info.level, workers=workers)
         return self
 
     @override

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from statistics import median
 
@@ -103,6 +104,12 @@ def _format_all(
 
 
 def _format_with_astropy(lists: list[tuple[list[Card], list[list[Card]]]]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _format_each(lists)
+
+
+def _format_each(lists: list[tuple[list[Card], list[list[Card]]]]) -> None:
     for primary, segments in lists:
         for hdu in (primary, *segments):
             header = fits.Header(

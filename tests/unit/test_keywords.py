@@ -16,6 +16,7 @@ from platevault.domain.header_sources import (
     InvalidKeywordsError,
     Step,
     TopicAddress,
+    TopicMode,
     TopicSource,
     parse_source,
 )
@@ -24,7 +25,6 @@ from platevault.domain.keywords import (
     Capture,
     Required,
     Section,
-    TopicMode,
     parse_keywords,
     parse_topics,
 )

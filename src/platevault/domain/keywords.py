@@ -19,12 +19,15 @@ from typing import TypeVar
 
 from platevault.domain.camera import Camera
 from platevault.domain.header_sources import (
+    DEFAULT_POLICY,
     FixedKind,
     FixedSource,
     InvalidKeywordsError,
     Limit,
     Source,
     TopicAddress,
+    TopicMode,
+    TopicPolicy,
     TopicSource,
     parse_call,
     parse_source,
@@ -109,21 +112,6 @@ class Required(StrEnum):
     NO = "no"
 
 
-class TopicMode(StrEnum):
-    """How the samples of a topic stand for a moment."""
-
-    IMAGE = "image"
-    """The sample that names the image."""
-    STATE = "state"
-    """The last one before the moment, however old."""
-    SAMPLE = "sample"
-    """The last one before the moment, unless it is stale."""
-    INTERPOLATE = "interpolate"
-    """Between the two around the moment."""
-    BLOCK = "block"
-    """Arrays over one second from the sample's time."""
-
-
 @dataclass(frozen=True, slots=True)
 class Keyword:
     """One row of the schema.
@@ -170,43 +158,6 @@ class Keyword:
     max_age_s: float | None
     sets: tuple[str, ...]
     comment: str
-
-
-@dataclass(frozen=True, slots=True)
-class TopicPolicy:
-    """How to read a topic.
-
-    Attributes
-    ----------
-    pattern
-        ``Component.topic``; ``*`` stands for any.
-    mode
-        How its samples stand for a moment.
-    time_fields
-        Fields with the time of the sample, the first that is set; none takes the send time.
-    time_scale
-        ``TAI``, ``UTC``, or ``auto``: the one that is nearer to the send time.
-    max_age_s
-        Age from which a value is stale [s]; ``None`` is never.
-    ahead_s
-        A first sample that comes up to this much after the moment still counts [s].
-    """
-
-    pattern: str
-    mode: TopicMode
-    time_fields: tuple[str, ...] = ()
-    time_scale: str = "TAI"
-    max_age_s: float | None = None
-    ahead_s: float = 0.0
-
-    def matches(self, component: str, topic: str) -> bool:
-        """Tell whether it speaks of a topic."""
-        wanted_component, _, wanted_topic = self.pattern.partition(".")
-        return wanted_component in {"*", component} and wanted_topic in {"*", topic}
-
-
-#: What a topic without a policy gets: telemetry limit of the header contract, section B1.6.
-DEFAULT_POLICY = TopicPolicy("*.*", TopicMode.SAMPLE, ("timestamp",), "TAI", 5.0)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from platevault.domain.header_sources import TopicAddress, TopicSource
+from platevault.domain.header_sources import TopicAddress, TopicMode, TopicPolicy, TopicSource
 from platevault.domain.headers import Collected
 from platevault.domain.keyed_lists import split_list, split_pairs
-from platevault.domain.keywords import Capture, KeywordSet, TopicMode, TopicPolicy
+from platevault.domain.keywords import Capture, KeywordSet
 from platevault.services.header_service.conversions import (
     BLOCK_S,
     DoesNotApplyError,

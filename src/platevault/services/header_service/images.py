@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from platevault.domain.header_sources import TopicSource
+from platevault.domain.header_sources import TopicMode, TopicSource
 from platevault.domain.headers import HeaderDocument
-from platevault.domain.keywords import Capture, KeywordSet, TopicMode
+from platevault.domain.keywords import Capture, KeywordSet
 from platevault.services.header_service.building import Place
 from platevault.services.header_service.conversions import Found
 from platevault.services.header_service.exposures import (

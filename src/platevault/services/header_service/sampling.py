@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from platevault.domain.header_sources import TopicAddress
-from platevault.domain.keywords import KeywordSet, TopicPolicy
+from platevault.domain.header_sources import TopicAddress, TopicPolicy
+from platevault.domain.keywords import KeywordSet
 from platevault.domain.samples import Sample, TopicSchema
 from platevault.domain.timescales import tai_from_utc
 

@@ -25,9 +25,10 @@ from typing_extensions import override
 from platevault.csc.csc import Csc
 from platevault.domain.camera import Camera
 from platevault.domain.errors import PlatevaultError, TransientError
+from platevault.domain.header_sources import TopicMode, TopicPolicy
 from platevault.domain.headers import HeaderDocument, HeaderValue
 from platevault.domain.ids import ImageName, InvalidNameError
-from platevault.domain.keywords import KeywordSet, TopicMode, TopicPolicy
+from platevault.domain.keywords import KeywordSet
 from platevault.domain.lifecycles import SummaryState
 from platevault.domain.samples import Sample
 from platevault.ports.clock import Clock

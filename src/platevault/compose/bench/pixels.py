@@ -272,7 +272,10 @@ def _check(bench: _Bench, frames: Frames, report: Report) -> None:
         ("64-row tiles", Encoding(tile_rows=64)),
         ("plain", Encoding(compressed=False)),
     )
-    codecs = [name for name in (CodecName.AVX2, CodecName.PORTABLE, CodecName.NUMBA) if _runs(name)]
+    known = (CodecName.AVX2, CodecName.PORTABLE, CodecName.NUMBA)
+    codecs = [name for name in known if _runs(name)]
+    if frames.content != "sky":  # all codecs give the same bytes; the unit tests see to it
+        codecs = codecs[:1]
     readers: list[str] = []
     for codec in codecs:
         for _, encoding in encodings:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from lsst.daf.butler import Butler
 from typing_extensions import override
 
-from platevault.adapters.butler.configuration import Compatibility
 from platevault.adapters.butler.ingest import ButlerIngest
 from platevault.domain.camera import Camera
 from platevault.domain.ids import ImageName
@@ -20,12 +20,27 @@ from platevault.testing.cameras import tiny_camera
 from platevault.testing.ingest_contract import IngestContract
 
 
+@pytest.fixture(scope="module")
+def made_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository without images; copying it is faster than making another."""
+    root = tmp_path_factory.mktemp("made") / "repo"
+
+    async def make() -> None:
+        async with ButlerIngest(repository=root) as ingest:
+            await ingest.register_camera(tiny_camera())
+
+    asyncio.run(make())
+    return root
+
+
 class TestButlerIngest(IngestContract):
-    compatibility = Compatibility.PLATEVAULT
+    @pytest.fixture(autouse=True)
+    def _repository(self, tmp_path: Path, made_repository: Path) -> None:
+        shutil.copytree(made_repository, tmp_path / "repo")
 
     @override
     def open_ingest(self, directory: Path) -> AbstractAsyncContextManager[Ingest]:
-        return ButlerIngest(repository=directory / "repo", compatibility=self.compatibility)
+        return ButlerIngest(repository=directory / "repo")
 
     @override
     def stored(self, directory: Path, camera: Camera, image: str) -> Mapping[str, tuple[str, str]]:
@@ -42,16 +57,3 @@ class TestButlerIngest(IngestContract):
                 sensors[ref.dataId["detector"]]: (str(ref.id), butler.getURI(ref).ospath)
                 for ref in refs
             }
-
-
-class TestButlerIngestWithNamesOfObsLsst(TestButlerIngest):
-    compatibility = Compatibility.OBS_LSST
-
-    @pytest.fixture
-    @override
-    def camera(self) -> Camera:
-        return replace(
-            tiny_camera(),
-            obs_class="lsst.obs.lsst.LsstComCam",
-            obs_formatter="lsst.obs.lsst.rawFormatter.LsstComCamRawFormatter",
-        )

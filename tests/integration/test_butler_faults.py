@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -36,9 +37,30 @@ IMAGE = "TC_O_20250415_000060"
 
 def write(directory: Path, image: str = IMAGE, **changes: Any) -> list[IngestFile]:
     return [
-        write_raw_file(directory, CAMERA, image, detector.name, seed=detector.id, **changes)
+        write_raw_file(directory, CAMERA, image, detector.name, compressed=False, **changes)
         for detector in CAMERA.detectors
     ]
+
+
+@pytest.fixture(scope="module")
+def made_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository without images; copying it is faster than making another."""
+    settings = RepositorySettings(root=tmp_path_factory.mktemp("made") / "repo")
+    catalogue = Catalogue.open(settings)
+    catalogue.register_camera(CAMERA)
+    catalogue.close()
+    return settings.root
+
+
+@pytest.fixture
+def no_repository() -> None:
+    """Begin without a repository."""
+
+
+@pytest.fixture(autouse=True)
+def _repository(request: pytest.FixtureRequest, tmp_path: Path, made_repository: Path) -> None:
+    if "no_repository" not in request.fixturenames:
+        shutil.copytree(made_repository, tmp_path / "repo")
 
 
 def problems(results: Sequence[IngestResult]) -> dict[str, str]:
@@ -246,6 +268,7 @@ async def test_a_damaged_database_is_not_taken_for_bad_files(tmp_path: Path) -> 
             await ingest.ingest(CAMERA, IMAGE, files)
 
 
+@pytest.mark.usefixtures("no_repository")
 async def test_adapters_that_start_together_share_one_repository(tmp_path: Path) -> None:
     files = write(tmp_path)
 
@@ -295,6 +318,7 @@ async def test_a_new_filter_of_a_camera_is_added(tmp_path: Path) -> None:
         assert problems(await ingest.ingest(grown, IMAGE, write(tmp_path, FILTER="z_tiny"))) == {}
 
 
+@pytest.mark.usefixtures("no_repository")
 async def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "repo").mkdir()
     (tmp_path / "repo" / "letter.txt").write_text("mine")
@@ -304,6 +328,7 @@ async def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> No
     assert names_below(tmp_path) == ["repo", "repo/letter.txt"]
 
 
+@pytest.mark.usefixtures("no_repository")
 async def test_a_repository_of_others_needs_our_storage_class(tmp_path: Path) -> None:
     Butler.makeRepo(str(tmp_path / "repo"))
     async with ButlerIngest(repository=tmp_path / "repo") as ingest:
@@ -346,6 +371,7 @@ async def test_a_cancelled_call_may_be_made_again(tmp_path: Path) -> None:
         assert problems(await ingest.ingest(CAMERA, IMAGE, files)) == {}
 
 
+@pytest.mark.usefixtures("no_repository")
 async def test_the_butler_takes_checksums_if_asked(tmp_path: Path) -> None:
     from hashlib import blake2b
 
@@ -363,6 +389,7 @@ async def test_the_butler_takes_checksums_if_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("url", "namespace"), [("", "nowhere"), ("no address", "")])
+@pytest.mark.usefixtures("no_repository")
 async def test_a_repository_appears_whole_or_not_at_all(
     tmp_path: Path, url: str, namespace: str
 ) -> None:

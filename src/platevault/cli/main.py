@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from platevault.cli import camera, config, csc, image, night
-from platevault.cli.outcomes import ExitCode, exit_code_of
+from platevault.cli.outcomes import exit_code_of
 from platevault.cli.version import show_version
 from platevault.domain.errors import PlatevaultError
 
@@ -34,14 +33,7 @@ app.command("version")(show_version)
 def main() -> None:
     """Run the command and turn our errors into one clear line and an exit status."""
     try:
-        app(standalone_mode=False)
+        app()
     except PlatevaultError as error:
         typer.echo(f"platevault: {error}", err=True)
         sys.exit(exit_code_of(error))
-    except click.exceptions.Exit as ended:
-        sys.exit(ended.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(ExitCode.INTERRUPTED)

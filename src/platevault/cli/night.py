@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.live import Live
 
@@ -25,7 +26,10 @@ from platevault.compose.night.report import NightReport
 from platevault.compose.night.run import NightOptions, Watcher, run_night
 from platevault.compose.settings import Settings
 from platevault.domain.camera import Camera
+from platevault.runtime.metrics import Metrics
+from platevault.runtime.observe import configure_logging
 from platevault.runtime.service import StopToken
+from platevault.sim.camera import UnknownSensorError
 
 app = typer.Typer(help="Run a simulated night, or replay real frames.", no_args_is_help=True)
 
@@ -60,7 +64,10 @@ def run(
     cadence: CadenceOption = 0.0,
     seed: SeedOption = 1,
     detectors: Annotated[
-        str, typer.Option(help="sensors to read, such as R22_S01,R22_S11; empty: all")
+        str,
+        typer.Option(
+            help="sensors to read, such as R22_S01,R22_S11; a camera without any reads all"
+        ),
     ] = "",
     faults: FaultsOption = None,
     json_file: JsonFileOption = None,
@@ -79,7 +86,7 @@ def run(
         exposures=exposures,
         cadence_s=cadence,
         seed=seed,
-        sensors=[name.strip() for name in detectors.split(",") if name.strip()],
+        sensors=_sensors(detectors, cameras),
         faults=read_plan(faults) if faults is not None else (),
         stay=stay,
     )
@@ -131,22 +138,56 @@ def _cameras(names: Sequence[str]) -> dict[str, Camera]:
     return {camera.name: camera for camera in cameras}
 
 
+def _sensors(text: str, cameras: dict[str, Camera]) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if not any(name in camera.detector_by_name for camera in cameras.values()):
+            raise UnknownSensorError(
+                "Sensor is not in the camera", sensor=name, cameras=sorted(cameras)
+            )
+    return names
+
+
 def _watched(settings: Settings, options: NightOptions, *, quiet: bool) -> NightReport:
     console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        return asyncio.run(_run(settings, options, lambda _progress, _planned: None))
-    with Live(console=console, refresh_per_second=8, transient=True) as live:
+    metrics = Metrics(CollectorRegistry())
+    with _logs(settings, metrics):
+        if quiet or not console.is_terminal:
+            return asyncio.run(_run(settings, options, metrics, lambda _progress, _planned: None))
+        with Live(console=console, refresh_per_second=8, transient=True) as live:
 
-        def show(progress: Sequence[ExposureProgress], planned: int) -> None:
-            live.update(live_table(progress, planned))
+            def show(progress: Sequence[ExposureProgress], planned: int) -> None:
+                live.update(live_table(progress, planned))
 
-        return asyncio.run(_run(settings, options, show))
+            return asyncio.run(_run(settings, options, metrics, show))
 
 
-async def _run(settings: Settings, options: NightOptions, watch: Watcher) -> NightReport:
+@contextmanager
+def _logs(settings: Settings, metrics: Metrics) -> Iterator[None]:
+    """Log to a file below the root, which the live view does not disturb, or as settings say."""
+    if settings.log.format != "auto":
+        configure_logging(
+            json=settings.log.format == "json",
+            level=settings.log.level,
+            on_line=metrics.count_line,
+        )
+        yield
+        return
+    settings.log_file.parent.mkdir(parents=True, exist_ok=True)
+    with settings.log_file.open("a", encoding="utf-8") as stream:
+        configure_logging(
+            json=True, level=settings.log.level, stream=stream, on_line=metrics.count_line
+        )
+        yield
+        configure_logging(json=False, level=settings.log.level)
+
+
+async def _run(
+    settings: Settings, options: NightOptions, metrics: Metrics, watch: Watcher
+) -> NightReport:
     stop = StopToken()
     with _interrupts(stop, staying=options.stay):
-        return await run_night(settings, options, watch=watch, stop=stop)
+        return await run_night(settings, options, watch=watch, stop=stop, metrics=metrics)
 
 
 @contextmanager

@@ -57,6 +57,7 @@ def print_summary(console: Console, report: NightReport) -> None:
         f"{report.observing_s:.1f} s observing, {report.verifying_s:.1f} s verifying, "
         f"memory peak {report.peak_memory_bytes / 1e6:.0f} MB"
     )
+    console.print(f"log: {report.root}/log/night.jsonl", highlight=False, soft_wrap=True)
     if report.images:
         _print_next(console, report)
 

@@ -15,7 +15,6 @@ class ExitCode(IntEnum):
     USAGE = 2
     NOT_DRAINED = 3
     INTEGRITY = 4
-    INTERRUPTED = 130
 
 
 def exit_code_of(error: PlatevaultError) -> ExitCode:

@@ -23,7 +23,6 @@ from platevault.compose.ledgers import file_ledger
 from platevault.compose.settings import Settings
 from platevault.domain.camera import Camera
 from platevault.ports.clock import Clock
-from platevault.ports.file_ledger import FileLedger
 from platevault.ports.image_writer import ImageWriter, LinkStore
 from platevault.ports.ingest import Ingest
 from platevault.ports.leases import Leases
@@ -31,6 +30,8 @@ from platevault.ports.object_store import ObjectStore
 from platevault.ports.presence import Presence
 from platevault.ports.sample_bus import SampleBus
 from platevault.ports.work_queue import WorkQueue
+from platevault.runtime.metered import MeteredLedger, MeteredWorkQueue
+from platevault.runtime.metrics import Metrics
 from platevault.sal.schema import Interfaces, load_interfaces
 
 
@@ -50,6 +51,8 @@ class ProcessContext:
         Time of services; devices of the simulation have their own.
     interfaces
         Topics of every component.
+    metrics
+        What is counted in this process.
     bus, queue, leases, presence, ledger, writer, links, annex, spool, ingest
         The ports; ``spool`` is a store of this host.
     """
@@ -59,11 +62,12 @@ class ProcessContext:
     cameras: Mapping[str, Camera]
     clock: Clock
     interfaces: Interfaces
+    metrics: Metrics
     bus: SampleBus
     queue: WorkQueue
     leases: Leases
     presence: Presence
-    ledger: FileLedger
+    ledger: MeteredLedger
     writer: ImageWriter
     links: LinkStore
     annex: ObjectStore
@@ -73,7 +77,7 @@ class ProcessContext:
 
 @asynccontextmanager
 async def embedded_context(
-    settings: Settings, cameras: Mapping[str, Camera]
+    settings: Settings, cameras: Mapping[str, Camera], metrics: Metrics
 ) -> AsyncIterator[ProcessContext]:
     """Open everything in this process: bus, queue and leases in memory, SQLite, local files."""
     clock = SystemClock()
@@ -87,11 +91,16 @@ async def embedded_context(
             clock=clock,
             interfaces=load_interfaces(),
             bus=MemorySampleBus(clock=clock),
-            queue=MemoryWorkQueue(clock=clock),
+            metrics=metrics,
+            queue=MeteredWorkQueue(queue=MemoryWorkQueue(clock=clock), metrics=metrics),
             # The ledger outlives the process and refuses older fences: begin beyond them.
             leases=MemoryLeases(clock=clock, first_fence=int(clock.now_tai() * 1000)),
             presence=MemoryPresence(clock=clock),
-            ledger=await stack.enter_async_context(file_ledger(settings)),
+            ledger=MeteredLedger(
+                ledger=await stack.enter_async_context(file_ledger(settings)),
+                metrics=metrics,
+                clock=clock,
+            ),
             writer=await stack.enter_async_context(
                 FitsImageWriter(
                     sync=sync,

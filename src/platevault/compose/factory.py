@@ -13,7 +13,16 @@ from platevault.compose.remotes import bus_link_file
 from platevault.domain.camera import Camera
 from platevault.domain.inventory import HeaderReference
 from platevault.domain.lifecycles import Destination
+from platevault.domain.places import (
+    ARCHIVE_CONTROLLER_QUEUE,
+    archiver_queue,
+    oods_queue,
+    work_queue,
+)
 from platevault.ports.readout import Readout
+from platevault.runtime.metered import StateWatch
+from platevault.runtime.metrics_server import MetricsServer
+from platevault.runtime.service import Service
 from platevault.runtime.steps import Steps
 from platevault.services.archive_controller import ArchiveController
 from platevault.services.archiver import ArchiverCsc
@@ -138,6 +147,31 @@ class Factory:
             gather_s=settings.oods.gather_s,
             gather_limit_s=settings.oods.gather_limit_s,
         )
+
+    def create_watchers(self) -> list[Service]:
+        """Build what shows the state of the process: gauges, and their end point if it has one."""
+        context, settings = self._context, self._context.settings
+        queues = [ARCHIVE_CONTROLLER_QUEUE]
+        for name in context.cameras:
+            queues += [work_queue(name), oods_queue(name), archiver_queue(name)]
+        watchers: list[Service] = [
+            StateWatch(
+                ledger=context.ledger,
+                queue=context.queue,
+                queues=queues,
+                metrics=context.metrics,
+                clock=context.clock,
+            )
+        ]
+        if settings.metrics.port:
+            watchers.append(
+                MetricsServer(
+                    registry=context.metrics.registry,
+                    port=settings.metrics.port,
+                    host=settings.metrics.host,
+                )
+            )
+        return watchers
 
     def create_bus_link(self) -> BusLinkServer:
         """Build what lends this process's bus to other terminals."""

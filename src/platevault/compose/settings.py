@@ -29,7 +29,8 @@ class LogSettings(_Part):
     """How the process logs."""
 
     format: Literal["auto", "json", "console"] = Field(
-        "auto", description="json, console, or auto: console on a terminal"
+        "auto",
+        description="json or console on standard error; auto: json into log/ below root",
     )
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level")
 
@@ -137,6 +138,11 @@ class Settings(BaseSettings):
     def annex_dir(self) -> Path:
         """The large file annex."""
         return self.root / "annex"
+
+    @property
+    def log_file(self) -> Path:
+        """Where a night logs to."""
+        return self.root / "log" / "night.jsonl"
 
     @property
     def spool_dir(self) -> Path:

@@ -23,6 +23,7 @@ from platevault.compose.night.report import NightReport
 from platevault.compose.settings import Settings
 from platevault.domain.camera import Camera
 from platevault.domain.ids import ImageName
+from platevault.runtime.metrics import Metrics
 from platevault.runtime.process import run_services
 from platevault.runtime.service import Service, StopToken
 from platevault.runtime.steps import Steps
@@ -90,11 +91,16 @@ class NightOptions:
 
 
 async def run_night(
-    settings: Settings, options: NightOptions, *, watch: Watcher, stop: StopToken
+    settings: Settings,
+    options: NightOptions,
+    *,
+    watch: Watcher,
+    stop: StopToken,
+    metrics: Metrics,
 ) -> NightReport:
     """Run a night in this process and check what must hold at its end."""
     record = NightRecord()
-    async with embedded_context(settings, options.cameras) as context:
+    async with embedded_context(settings, options.cameras, metrics) as context:
         simulated: SimulatedObservatory
         hooks: list[Callable[[str, str, str], Awaitable[int]]] = []
 
@@ -201,7 +207,11 @@ def _services(
     context: ProcessContext, simulated: SimulatedObservatory, drills: Drills
 ) -> list[Service]:
     factory = Factory(context)
-    services: list[Service] = [factory.create_bus_link(), factory.create_archive_controller()]
+    services: list[Service] = [
+        *factory.create_watchers(),
+        factory.create_bus_link(),
+        factory.create_archive_controller(),
+    ]
     readouts = {name: SimReadout(daq) for name, daq in simulated.daqs.items()}
     for number in range(1, context.settings.forwarder.count * len(readouts) + 1):
         name = f"forwarder-{number}"

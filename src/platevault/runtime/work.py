@@ -30,6 +30,14 @@ LONGEST_PAUSE_S = 60.0
 _log = structlog.get_logger(__name__)
 
 
+class ComeBackError(TransientError):
+    """The work may be done after ``pause_s`` [s]: the message comes again then."""
+
+    def __init__(self, message: str, /, *, pause_s: float, **context: object) -> None:
+        super().__init__(message, pause_s=pause_s, **context)
+        self.pause_s = pause_s
+
+
 def pause_before(attempt: int) -> float:
     """Give the pause [s] after delivery ``attempt`` (from 1) failed: doubled each time."""
     return float(min(FIRST_PAUSE_S * 2.0 ** min(attempt - 1, 20), LONGEST_PAUSE_S))
@@ -106,7 +114,11 @@ async def _settle(delivery: Delivery, handle: Handler) -> None:
             await handle(message, delivery.attempt)
         except TransientError as error:
             _log.warning("Message comes again", type=message.type, problem=str(error))
-            await delivery.retry(delay_s=pause_before(delivery.attempt), reason=str(error))
+            if isinstance(error, ComeBackError):
+                delay_s = error.pause_s
+            else:
+                delay_s = pause_before(delivery.attempt)
+            await delivery.retry(delay_s=delay_s, reason=str(error))
         except PlatevaultError as error:
             _log.error("Message was set aside", type=message.type, problem=str(error))
             await delivery.set_aside(reason=str(error))

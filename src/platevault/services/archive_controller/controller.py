@@ -43,6 +43,8 @@ from platevault.runtime.steps import NoSteps, Steps
 from platevault.runtime.turns import Turns
 from platevault.runtime.work import pause, pause_before, work_off
 from platevault.services.archive_controller.handoff import (
+    DUE_STATES,
+    HANDOFF_ORDER,
     Handoff,
     LedgerMovedError,
     Rows,
@@ -328,19 +330,24 @@ class ArchiveController:
 
     async def _reconcile(self, *, settle_s: float) -> None:
         try:
-            records = await self._ledger.exposures(unfinished=True)
+            images = await self._unfinished()
         except TransientError as error:
             _log.warning("Ledger does not answer", problem=str(error))
             return
-        for record in records:
+        for image in images:
             try:
-                await self._reconcile_exposure(record, settle_s=settle_s)
+                await self._reconcile_exposure(await self._record(image), settle_s=settle_s)
             except (TransientError, PermanentError) as error:
-                _log.warning(
-                    "Exposure could not be reconciled",
-                    image=record.exposure.image,
-                    problem=str(error),
-                )
+                _log.warning("Exposure could not be reconciled", image=image, problem=str(error))
+
+    async def _unfinished(self) -> list[str]:
+        """Name the images that may need something; the question goes by states, which are few."""
+        images = {
+            row.key.image
+            for destination in HANDOFF_ORDER
+            for row in await self._ledger.files(destination=destination, states=DUE_STATES)
+        }
+        return sorted(images)
 
     async def _reconcile_exposure(self, record: ExposureRecord, *, settle_s: float) -> None:
         image = record.exposure.image

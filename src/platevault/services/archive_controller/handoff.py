@@ -25,7 +25,7 @@ from platevault.services.archive_controller.observing import ArchiveControllerOb
 #: Order of the destinations: the OODS gets its files first (LDM-230).
 HANDOFF_ORDER = (Destination.OODS, Destination.BACKBONE)
 #: States from which a file is brought to a destination.
-_DUE = frozenset(
+DUE_STATES = frozenset(
     {
         FileState.EXPECTED,
         FileState.LATE,
@@ -155,7 +155,7 @@ class Handoff:
                 Change(key, destination, FileState.ABANDONED, reason="destination is not in use")
                 for unit in units
                 for key in unit.keys
-                if rows[key, destination].state in _DUE - {FileState.SENDING, FileState.SENT}
+                if rows[key, destination].state in DUE_STATES - {FileState.SENDING, FileState.SENT}
             ]
         )
 
@@ -172,7 +172,7 @@ class Handoff:
             key
             for unit in units
             for key in unit.keys
-            if rows[key, destination].state in _DUE - {FileState.SENT}
+            if rows[key, destination].state in DUE_STATES - {FileState.SENT}
         ]
         try:
             await self._ledger.begin(
@@ -223,7 +223,7 @@ class Handoff:
         verified: list[Change] = []
         for outcome in outcomes:
             for key in outcome.unit.keys:
-                if rows[key, destination].state not in _DUE:
+                if rows[key, destination].state not in DUE_STATES:
                     continue
                 if key in outcome.placed:
                     archived = rows[key, Destination.ARCHIVE]
@@ -317,8 +317,8 @@ def is_due(keys: Sequence[FileKey], destination: Destination, rows: Rows) -> boo
     They are not when one of them waits for a person.
     """
     states = [(key, rows[key, destination].state) for key in keys]
-    return any(state in _DUE for _, state in states) and all(
-        state in _DUE or state in done_states(key.kind, destination) | {FileState.VERIFIED}
+    return any(state in DUE_STATES for _, state in states) and all(
+        state in DUE_STATES or state in done_states(key.kind, destination) | {FileState.VERIFIED}
         for key, state in states
     )
 

@@ -95,6 +95,7 @@ class CatchUp:
         self._turn = turn
         self._log = log
         self._known: set[str] = set()
+        self._unfinished_before: set[str] = set()
         self._looked_back = False
 
     async def look(self, settings: ArchiverConfiguration) -> CatchUpReport:
@@ -109,8 +110,11 @@ class CatchUp:
         adopted = await self._adopt(stored, settings)
         boards = missing = 0
         room = settings.catch_up_boards - await self._queue.depth(work_queue(self._camera.name))
-        for record in await self._ledger.exposures(camera=self._camera.name, unfinished=True):
-            image = record.exposure.image
+        unfinished = await self._unfinished()
+        for image in sorted(self._unfinished_before - unfinished.keys()):
+            await self._results.reconcile(image)  # finished since; had it a result that got lost?
+        self._unfinished_before = set(unfinished)
+        for image, record in unfinished.items():
             try:
                 await self._results.reconcile(image)
                 async with self._turn(image):
@@ -125,6 +129,19 @@ class CatchUp:
         if not self._looked_back:
             await self._look_back()
         return CatchUpReport(adopted, boards, missing)
+
+    async def _unfinished(self) -> dict[str, ExposureRecord]:
+        """Give the exposures of this camera with a file that is not in the archive, by name.
+
+        The question goes by states, which are few: what waits for others only costs nothing.
+        """
+        rows = await self._ledger.files(destination=Destination.ARCHIVE, states=_OPEN)
+        found = {}
+        for image in sorted({row.key.image for row in rows if _is_missing(row)}):
+            record = await self._ledger.exposure(image)
+            if record is not None and record.exposure.camera == self._camera.name:
+                found[image] = record
+        return found
 
     async def _look_back(self) -> None:
         """Tell results of finished exposures that a former process may have kept to itself."""

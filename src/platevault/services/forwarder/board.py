@@ -14,7 +14,7 @@ import structlog
 
 from platevault.domain.camera import Camera
 from platevault.domain.capture import RetrievalStatus
-from platevault.domain.errors import PermanentError, PlatevaultError, TransientError
+from platevault.domain.errors import PermanentError, PlatevaultError
 from platevault.domain.ids import FileKey
 from platevault.domain.inventory import AttemptRecord, FileRecord
 from platevault.domain.lifecycles import Destination, FileState
@@ -35,6 +35,7 @@ from platevault.ports.work_queue import QueueUnavailableError
 from platevault.runtime.limits import ungrouped
 from platevault.runtime.service import Deadline
 from platevault.runtime.steps import Steps
+from platevault.runtime.work import ComeBackError
 from platevault.services.forwarder.announcing import Announcer
 from platevault.services.forwarder.buffers import BoardBuffers
 from platevault.services.forwarder.header_source import FileHeader, HeaderSource
@@ -55,12 +56,14 @@ ResultT = TypeVar("ResultT")
 
 #: Services that everybody needs: while they are away the board waits in its queue.
 _OUTAGES = (LedgerUnavailableError, LeasesUnavailableError, QueueUnavailableError)
+#: Pause before a look whether a board is free [s].
+_SHORTEST_PAUSE_S = 0.2
 _DEGRADED = "no full header"
 
 _log = structlog.get_logger(__name__)
 
 
-class BoardTakenError(TransientError):
+class BoardTakenError(ComeBackError):
     """Another worker has the board: look again later whether it is done."""
 
 
@@ -153,8 +156,9 @@ class BoardWork:
             Deliver the order again later.
         """
         order = check_order(message, self._cameras, await self._ledger.exposure(message.image))
-        await self._check_done(message, await self._rows(message.image))
         rows = await self._rows(message.image)
+        if await self._found_damage(message, rows):
+            rows = await self._rows(message.image)
         await self._announce_done(message, rows)
         due = [sensor for sensor in message.sensors if is_due(message.image, sensor, rows)]
         if not due:
@@ -166,23 +170,36 @@ class BoardWork:
             ttl_s=self._limits.lease_s,
         )
         if grant is None:
-            raise BoardTakenError("Another worker has the board", board=message.board)
+            raise BoardTakenError(
+                "Another worker has the board",
+                board=message.board,
+                pause_s=await self._until_free(message),
+            )
         try:
             await self._steps.reached("claimed", order.subject)
             with ungrouped():
                 async with self._holding(grant):
                     await self._do_sensors(order, due, rows, grant)
         except (StaleFenceError, StateConflictError) as error:
-            raise BoardTakenError("The board changed hands", problem=str(error)) from error
+            raise BoardTakenError(
+                "The board changed hands", problem=str(error), pause_s=self._limits.lease_s / 3
+            ) from error
         finally:
             await self._give_back(grant)
+
+    async def _until_free(self, message: EndReadout) -> float:
+        """Give the time after which the board is free, if its worker is dead [s]."""
+        grant = await self._leases.current(board_lease(message.image, message.board))
+        left_s = 0.0 if grant is None else grant.expires_tai - self._clock.now_tai()
+        return max(left_s, _SHORTEST_PAUSE_S)
 
     async def _rows(self, image: str) -> dict[FileKey, FileRecord]:
         rows = await self._ledger.files(image=image, destination=Destination.ARCHIVE)
         return {row.key: row for row in rows}
 
-    async def _check_done(self, message: EndReadout, rows: Rows) -> None:
-        """Look whether files that the ledger has as written are what they were."""
+    async def _found_damage(self, message: EndReadout, rows: Rows) -> bool:
+        """Look whether files that the ledger has as written are what they were; record it."""
+        found = False
         for sensor in message.sensors:
             for key in keys_of(message.image, sensor):
                 row = rows[key]
@@ -192,12 +209,14 @@ class BoardWork:
                 digest = await self._links.digest_of(Path(row.path), algorithm=algorithm)
                 if digest == row.digest:
                     continue
+                found = True
                 reason = "file is missing" if digest is None else f"file has digest {digest}"
                 _log.error("Archived file is damaged", file=key.file_name, problem=reason)
                 changes = [Change(key, Destination.ARCHIVE, FileState.CORRUPT, reason=reason)]
                 if digest is None:  # nothing stands in the way of writing it again
                     changes.append(Change(key, Destination.ARCHIVE, FileState.READY, reason=reason))
                 await self._ledger.apply(changes, now_tai=self._clock.now_tai())
+        return found
 
     async def _announce_done(self, message: EndReadout, rows: Rows) -> None:
         for sensor in message.sensors:

@@ -201,7 +201,8 @@ def test_overlapping_exposures_keep_their_own_values() -> None:
         (["endSetFilter"], {"FILTER"}),
         (["temperature"], {"AIRTEMP"}),
         (["telescopeVignetted"], {"VIGN_MIN"}),
-        (["endOfImageTelemetry"], {"DATE-END", "SHUTTIME", "DARKTIME"}),
+        (["endOfImageTelemetry"], {"SHUTTIME", "DARKTIME"}),
+        (["endOfImageTelemetry", "startReadout"], {"DATE-END", "SHUTTIME", "DARKTIME"}),
         (["dimmMeasurement", "airFlow", "simulationMode"], set()),
     ],
 )
@@ -232,8 +233,9 @@ def test_without_the_telescope_the_header_is_minimal() -> None:
     assert values_of(document)["EXPTIME"] == 15.0
 
 
-def test_a_lost_end_event_leaves_the_start_date() -> None:
+def test_a_lost_end_event_leaves_the_dates_that_other_events_tell() -> None:
     document = build(without("endOfImageTelemetry"))
+    assert values_of(document)["DATE-END"] == "2025-04-16T00:53:29.500"
     assert values_of(document)["DATE-OBS"] == "2025-04-16T00:53:13.500"
     assert record(document, "DATE-OBS").collected is Collected.DEFAULTED
     assert values_of(document)["MJD-BEG"] == pytest.approx(60781.036961806, abs=1e-9)
@@ -297,7 +299,6 @@ def test_pointing_is_not_needed_for_an_exposure_off_the_sky() -> None:
         ("currentTarget", {"targetName": "Südkreuz"}, {"OBJECT"}),
         ("currentTarget", {"ra": 0.0, "declination": 0.0}, {"RA", "DEC"}),
         ("endOfImageTelemetry", {"darkTime": 3.0}, {"DARKTIME"}),
-        ("endOfImageTelemetry", {"timestampDateEnd": BEGIN_TAI - 1.0}, {"DATE-END"}),
         ("mountPosition", {"declination": -91.0}, {"DECSTART", "DECEND"}),
     ],
 )
@@ -311,6 +312,34 @@ def test_a_bad_value_is_left_out_and_the_rest_stands(
         assert values_of(document)[keyword] is None
         assert record(document, keyword).problem
     assert values_of(document)["EXPTIME"] == 15.0
+    assert problems_of(document, COMCAM, KEYWORDS) == []
+
+
+def test_an_end_before_the_begin_is_taken_from_the_readout() -> None:
+    document = build(changed("endOfImageTelemetry", timestampDateEnd=BEGIN_TAI - 1.0))
+    assert values_of(document)["DATE-END"] == "2025-04-16T00:53:29.500"
+    found = record(document, "DATE-END")
+    assert found.collected is Collected.DEFAULTED
+    assert "before DATE-BEG" in found.problem
+
+
+def test_a_default_that_cannot_be_either_is_rejected() -> None:
+    said = [
+        replace(
+            sample,
+            fields={
+                name: BEGIN_TAI - 1.0
+                if name in {"timestampDateEnd", "timestampStartOfReadout"}
+                else value
+                for name, value in sample.fields.items()
+            },
+        )
+        for sample in WHOLE
+    ]
+    document = build(said)
+    assert values_of(document)["DATE-END"] is None
+    assert record(document, "DATE-END").collected is Collected.REJECTED
+    assert "DATE-END" in document.missing
     assert problems_of(document, COMCAM, KEYWORDS) == []
 
 
@@ -447,7 +476,7 @@ def test_an_amendment_takes_what_is_better_and_loses_nothing() -> None:
     assert better.version == 2
     assert better.status is HeaderStatus.COMPLETE
     assert better.missing == ()
-    assert {"RASTART", "DECSTART", "ROTPA", "SHUTTIME", "DATE-END"} <= set(better.changed)
+    assert {"RASTART", "DECSTART", "ROTPA", "SHUTTIME", "DARKTIME"} <= set(better.changed)
     assert "OBJECT" not in better.changed
     assert "DATE" not in better.changed
     assert values_of(better) == values_of(build(WHOLE))

@@ -163,15 +163,16 @@ class HeaderBuilder:
             if held is not None and filled.found.collected in {Collected.MISSING, Collected.STALE}:
                 filled = _Filled(row, held, str(row.source))
             primary[row.keyword] = self._corrected(filled, events.corrections)
-        values = {keyword: filled.found.value for keyword, filled in primary.items()}
-        for keyword, why in contradictions(values, self._camera, events.image).items():
-            if keyword in primary:
-                filled = primary[keyword]
-                rejected = replace(
-                    filled.found, value=None, collected=Collected.REJECTED, problem=why
-                )
-                primary[keyword] = self._defaulted(
-                    replace(filled, found=rejected), evaluation, events.image, None
+        for with_default in (True, False):  # a default may contradict as well
+            values = {keyword: filled.found.value for keyword, filled in primary.items()}
+            for keyword, why in contradictions(values, self._camera, events.image).items():
+                if keyword not in primary:
+                    continue
+                filled = _rejected(primary[keyword], why)
+                primary[keyword] = (
+                    self._defaulted(filled, evaluation, events.image, None)
+                    if with_default
+                    else filled
                 )
         return primary
 
@@ -370,6 +371,11 @@ class HeaderBuilder:
 
 def _is_fixed(source: Source) -> bool:
     return isinstance(source, FixedSource)
+
+
+def _rejected(filled: _Filled, why: str) -> _Filled:
+    found = replace(filled.found, value=None, collected=Collected.REJECTED, problem=why)
+    return replace(filled, found=found)
 
 
 def _missing(problem: str) -> Found:

@@ -125,7 +125,7 @@ def test_every_kind_of_sensor_of_the_large_camera_goes_through(tmp_path: Path) -
     assert broken(report) == []
     raw = next((tmp_path / "night" / "archive").rglob("*_R00_SW0.fits"))
     with fits.open(raw, checksum=True) as file:
-        assert [hdu.name for hdu in file[1:]] == [f"SEGMENT1{n}" for n in range(8)]
+        assert [hdu.name for hdu in file[1:]] == [f"Segment1{n}" for n in range(8)]
     manifest = next((tmp_path / "night" / "archive").rglob("*_expectedSensors.json"))
     assert json.loads(manifest.read_text())["expectedSensors"]["R00_SG0"] == "GUIDER"
 

@@ -13,7 +13,9 @@ setup(
             "platevault.adapters.fits._kernel",
             sources=[f"native/{name}.c" for name in ("avx2", "kernel", "module", "portable")],
             depends=["native/kernel.h", "native/rice.h"],
-            extra_compile_args=["-std=c11", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"],
+            extra_compile_args=[
+                *("-std=c11", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"),
+            ],
             py_limited_api=True,
             optional=True,
         )

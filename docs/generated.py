@@ -24,7 +24,8 @@ def _settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "File < environment (`PLATEVAULT_<PART>__<FIELD>`) < command line. Unknown keys are refused.",
+        "File < environment (`PLATEVAULT_<PART>__<FIELD>`) < command line.",
+        "Unknown keys are refused.",
         "",
         "| setting | default | meaning |",
         "|---|---|---|",
@@ -34,9 +35,7 @@ def _settings_page() -> str:
     return "\n".join(lines)
 
 
-def _rows(
-    schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str
-) -> Iterator[str]:
+def _rows(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for name, field in schema.get("properties", {}).items():
         reference = field.get("$ref", "").rsplit("/", 1)[-1]
         if reference:

@@ -33,13 +33,15 @@ from platevault.domain.timescales import isot, mjd, utc_from_tai
 #: Group, keyword, type; ``*`` marks what ingest or a visit needs (raw-fits contract, sec. 5),
 #: ``-`` what is left out without a value.
 _LAYOUT: tuple[tuple[str, str, str], ...] = (
-    ("structure", "ORIGIN-", "str"), ("date", "DATE*", "str"), ("date", "MJD", "float"), ("date", "IMGTYPE*", "str"),
+    ("structure", "ORIGIN-", "str"), ("date", "DATE*", "str"), ("date", "MJD", "float"),
+    ("date", "IMGTYPE*", "str"),
     ("date", "DATE-OBS*", "str"), ("date", "MJD-OBS*", "float"), ("date", "DATE-TRG", "str"),
     ("date", "MJD-TRG", "float"), ("date", "OBSID*", "str"), ("date", "DATE-BEG*", "str"),
     ("date", "MJD-BEG*", "float"), ("date", "DATE-END*", "str"), ("date", "MJD-END", "float"),
     ("date", "BUNIT", "str"), ("date", "TIMESYS*", "str"), ("date", "GROUPID*", "str"),
     ("telescope", "INSTRUME*", "str"), ("telescope", "TELESCOP*", "str"),
-    ("telescope", "FACILITY", "str"), ("telescope", "OBSERVER-", "str"), ("telescope", "OBS-LONG", "float"),
+    ("telescope", "FACILITY", "str"), ("telescope", "OBSERVER-", "str"),
+    ("telescope", "OBS-LONG", "float"),
     ("telescope", "OBS-LAT", "float"), ("telescope", "OBS-ELEV", "float"),
     ("telescope", "OBSGEO-X-", "float"), ("telescope", "OBSGEO-Y-", "float"),
     ("telescope", "OBSGEO-Z-", "float"),

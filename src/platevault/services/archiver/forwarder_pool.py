@@ -94,6 +94,7 @@ class ForwarderPool:
         self._queue = queue
         self._clock = clock
         self._held: dict[str, _Held] = {}
+        self._deaf: dict[str, float] = {}  # when they did not answer [s, TAI]
 
     @property
     def paired(self) -> list[str]:
@@ -106,6 +107,7 @@ class ForwarderPool:
         if held is None or held.grant.fence != answer.fence:
             return False
         held.answered.set()
+        self._deaf.pop(answer.forwarder, None)
         return True
 
     async def pair(self, settings: ArchiverConfiguration) -> None:
@@ -216,9 +218,14 @@ class ForwarderPool:
         self, alive: Mapping[str, Member], share: int, settings: ArchiverConfiguration
     ) -> list[str]:
         gained = []
-        # Its own first: those that a former process of this name had.
+        # Its own first, those that a former process of this name had; the deaf last.
         spares = sorted(
-            alive, key=lambda one: (alive[one].facts.get("archiver") != self._archiver, one)
+            alive,
+            key=lambda name: (
+                self._deaf.get(name, 0.0),
+                alive[name].facts.get("archiver") != self._archiver,
+                name,
+            ),
         )
         for name in spares:
             if len(self._held) >= share:
@@ -262,6 +269,7 @@ class ForwarderPool:
             await self._associate(name, held.grant)
         elif not held.answered.is_set() and waited_s >= settings.association_timeout_s:
             _log.warning("Forwarder does not answer", forwarder=name, archiver=self._archiver)
+            self._deaf[name] = now
             await self._drop(name)
 
     async def _let_go(self, alive: Mapping[str, Member], share: int) -> None:

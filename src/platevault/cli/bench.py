@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 bench_app = typer.Typer(
+    rich_markup_mode=None,
     help="Measure the pixel path against fitsio, astropy, fpack and memcpy; keep the machine idle.",
     no_args_is_help=True,
 )

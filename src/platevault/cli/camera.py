@@ -18,7 +18,9 @@ from platevault.compose.cameras import (
 )
 from platevault.domain.camera import Camera
 
-app = typer.Typer(help="Show cameras and check their documents.", no_args_is_help=True)
+app = typer.Typer(
+    rich_markup_mode=None, help="Show cameras and check their documents.", no_args_is_help=True
+)
 
 
 @app.command("list")

@@ -12,7 +12,7 @@ import yaml
 from platevault.cli.options import ConfigOption, RootOption, settings_from
 from platevault.compose.settings import load_settings, settings_schema
 
-app = typer.Typer(help="Show and check settings.", no_args_is_help=True)
+app = typer.Typer(rich_markup_mode=None, help="Show and check settings.", no_args_is_help=True)
 
 
 @app.command("show")

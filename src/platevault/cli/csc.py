@@ -23,7 +23,9 @@ from platevault.ports.sample_bus import History
 from platevault.sal.acks import CommandFailedError, CommandTimeoutError
 
 app = typer.Typer(
-    help="Command and watch the components of a running deployment.", no_args_is_help=True
+    rich_markup_mode=None,
+    help="Command and watch the components of a running deployment.",
+    no_args_is_help=True,
 )
 
 #: Events that `watch` leaves out unless asked: one a second says nothing.

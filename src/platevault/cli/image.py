@@ -21,7 +21,7 @@ from platevault.domain.lifecycles import Destination
 from platevault.domain.timescales import isot, utc_from_tai
 from platevault.domain.whereabouts import is_done
 
-app = typer.Typer(help="Ask where images are.", no_args_is_help=True)
+app = typer.Typer(rich_markup_mode=None, help="Ask where images are.", no_args_is_help=True)
 
 #: More sensors than this are folded into groups of equal state, so that an image fits a screen.
 _ROWS_ON_A_SCREEN = 24

@@ -12,6 +12,7 @@ from platevault.cli.version import show_version
 from platevault.domain.errors import PlatevaultError
 
 app = typer.Typer(
+    rich_markup_mode=None,
     name="platevault",
     help="Capture and archive observatory images: from the camera's readout to butler.get.",
     no_args_is_help=True,

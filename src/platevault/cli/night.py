@@ -31,7 +31,11 @@ from platevault.runtime.observe import configure_logging
 from platevault.runtime.service import StopToken
 from platevault.sim.camera import UnknownSensorError
 
-app = typer.Typer(help="Run a simulated night, or replay real frames.", no_args_is_help=True)
+app = typer.Typer(
+    rich_markup_mode=None,
+    help="Run a simulated night, or replay real frames.",
+    no_args_is_help=True,
+)
 
 CamerasOption = Annotated[
     list[str],

@@ -490,6 +490,34 @@ def test_a_value_that_no_longer_applies_is_not_lost() -> None:
     assert amended(build(WHOLE), later, KEYWORDS) is None
 
 
+def test_telemetry_that_is_evaluated_again_makes_no_version() -> None:
+    cut = [
+        sample
+        for sample in WHOLE
+        if sample.topic.name != "mountPosition" or sample.fields["timestamp"] < BEGIN_TAI
+    ]
+    first, later = build(cut), build(WHOLE)
+    assert values_of(first)["RASTART"] != values_of(later)["RASTART"]
+    better = amended(first, later, KEYWORDS)
+    assert better is not None
+    assert set(better.changed) == {"RAEND", "DECEND"}
+
+
+def test_what_the_camera_says_later_of_the_image_is_taken_over() -> None:
+    later = build(changed("endOfImageTelemetry", darkTime=17.25))
+    better = amended(build(WHOLE), later, KEYWORDS)
+    assert better is not None
+    assert better.changed == ("DARKTIME",)
+    assert values_of(better)["DARKTIME"] == 17.25
+
+
+def test_a_default_gives_way_to_its_source() -> None:
+    better = amended(build(without("focalPlaneSummaryInfo")), build(WHOLE), KEYWORDS)
+    assert better is not None
+    assert better.completeness == 1.0
+    assert "R22S00.SEQNAME" in better.changed
+
+
 def test_nothing_new_is_no_amendment() -> None:
     document = build(WHOLE)
     assert amended(document, build(WHOLE), KEYWORDS) is None

@@ -17,7 +17,7 @@ from platevault.domain.header_cards import (
     groups_of,
     lay_out,
 )
-from platevault.domain.header_sources import TopicSource
+from platevault.domain.header_sources import FixedKind, FixedSource, TopicMode, TopicSource
 from platevault.domain.header_validation import RejectedValueError, check_limits, typed_value
 from platevault.domain.headers import (
     Card,
@@ -79,8 +79,9 @@ def amended(
 ) -> HeaderDocument | None:
     """Give the next version of a header, ``None`` if ``new`` knows nothing better.
 
-    A value is taken over if it was come by well, or corrected, and differs; a value that was known
-    is never lost because its sample is gone by now.
+    A value that came out well is replaced only by a correction, or by what the camera said later
+    of the same image: telemetry that is evaluated again with more, or fewer, samples would make
+    versions that say the same. A value that was known is never lost.
     """
     known = {(record.section, record.keyword): record for record in new.records}
     kept = {(record.section, record.keyword): record for record in old.records}
@@ -92,9 +93,13 @@ def amended(
         for group, cards in groups_of(new.sections.get(name, ())).items():
             for keyword, card in cards.items():
                 record = known.get((name, keyword))
-                if keyword in _CONSTANT and before.get(keyword) is not None:
+                value = before.get(keyword)
+                if keyword in _CONSTANT and value is not None:
                     continue
-                if _is_better(card.value, before.get(keyword), record):
+                if not _differs(card.value, value):
+                    if record is not None and record.collected is Collected.OK:
+                        kept[name, keyword] = record
+                elif _may_replace(card.value, value, record, kept.get((name, keyword)), keywords):
                     groups.setdefault(group, {})[keyword] = card
                     if record is not None:
                         kept[name, keyword] = record
@@ -112,14 +117,38 @@ def amended(
     return assessed(document, keywords)
 
 
-def _is_better(value: HeaderValue, before: HeaderValue, record: KeywordRecord | None) -> bool:
-    if value == before and type(value) is type(before):
-        return False
+def _differs(value: HeaderValue, before: HeaderValue) -> bool:
+    return value != before or type(value) is not type(before)
+
+
+def _may_replace(
+    value: HeaderValue,
+    before: HeaderValue,
+    record: KeywordRecord | None,
+    old: KeywordRecord | None,
+    keywords: KeywordSet,
+) -> bool:
     if record is not None and record.source == CORRECTION:
         return True
     if value is None:
         return False
-    return before is None or record is None or record.collected is Collected.OK
+    if before is None or record is None:
+        return True
+    if record.collected is not Collected.OK:
+        return False
+    was_fine = old is None or old.collected is Collected.OK
+    return not was_fine or _follows_events(record, keywords)
+
+
+def _follows_events(record: KeywordRecord, keywords: KeywordSet) -> bool:
+    """Tell whether a value comes from the events of the image alone."""
+    row = _row_of(record.section, record.keyword, keywords)
+    if row is None:
+        return False
+    source = row.source
+    if isinstance(source, FixedSource):
+        return source.kind is FixedKind.RULE
+    return keywords.policy(source.address).mode is TopicMode.IMAGE
 
 
 def _changed_name(section: str, keyword: str) -> str:

@@ -81,7 +81,7 @@ def _fastest() -> Codec:
 
 
 def _facts(codec: Codec) -> dict[str, str]:
-    return {"codec": codec.info.name, "level": codec.info.level, "detail": codec.info.detail}
+    return {"codec": codec.info.name, "codec_level": codec.info.level, "detail": codec.info.detail}
 
 
 def _native(level: Level) -> Codec:

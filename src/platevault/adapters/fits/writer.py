@@ -93,7 +93,7 @@ class FitsImageWriter(ImageWriter, AbstractAsyncContextManager["FitsImageWriter"
             codec=self._codec if self._codec is not None else await asyncio.to_thread(choose_codec),
         )
         info = self._open.codec.info
-        _log.info("Pixel codec at work", codec=info.name, level=info.level, workers=workers)
+        _log.info("Pixel codec at work", codec=info.name, codec_level=info.level, workers=workers)
         return self
 
     @override

@@ -199,7 +199,7 @@ def write(report: Report, name: str, directory: Path, facts: dict[str, str]) -> 
 
 
 def _markdown(report: Report, facts: dict[str, str]) -> str:
-    lines = ["---", "orphan: true", "---", "", f"# {report.title}", "", report.intro, ""]
+    lines = [f"# {report.title}", "", report.intro, ""]
     lines += _table(("result", "value", "floor", ""), map(_ratio_cells, report.ratios))
     if report.cases:
         rows = [_case_cells(case, report.yardstick) for case in report.cases]

@@ -19,6 +19,7 @@ from platevault.cli.night_view import live_table, print_summary
 from platevault.cli.options import ConfigOption, RootOption, settings_from
 from platevault.cli.outcomes import ExitCode
 from platevault.compose.cameras import load_camera
+from platevault.compose.header_keywords import own_keyword_file
 from platevault.compose.night.drills import read_plan
 from platevault.compose.night.progress import ExposureProgress
 from platevault.compose.night.replay import survey_frames
@@ -84,7 +85,7 @@ def run(
 
     The exit status is 1 if an invariant does not hold.
     """
-    cameras = _cameras(camera)
+    cameras, keyword_files = _cameras(camera)
     options = NightOptions(
         cameras=cameras,
         exposures=exposures,
@@ -92,6 +93,7 @@ def run(
         seed=seed,
         sensors=_sensors(detectors, cameras),
         faults=read_plan(faults) if faults is not None else (),
+        keyword_files=keyword_files,
         stay=stay,
     )
     _finish(_watched(settings_from(root, config), options, quiet=quiet), json_file)
@@ -116,7 +118,8 @@ def replay(
 
     A frame that cannot be read is named and left out; the exit status is then 1.
     """
-    known = load_camera(camera)
+    cameras, keyword_files = _cameras([camera])
+    (known,) = cameras.values()
     visits, problems = survey_frames(frames, known, detector)
     for problem in problems:
         typer.echo(f"platevault: {problem}", err=True)
@@ -126,7 +129,8 @@ def replay(
     if not visits:
         raise typer.Exit(ExitCode.FAILED)
     options = NightOptions(
-        cameras={known.name: known},
+        cameras=cameras,
+        keyword_files=keyword_files,
         exposures=len(visits),
         cadence_s=cadence,
         sensors=sorted({visit.sensor for visit in visits}),
@@ -137,9 +141,15 @@ def replay(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _cameras(names: Sequence[str]) -> dict[str, Camera]:
-    cameras = [load_camera(name) for name in names]
-    return {camera.name: camera for camera in cameras}
+def _cameras(names: Sequence[str]) -> tuple[dict[str, Camera], dict[str, Path]]:
+    cameras, keyword_files = {}, {}
+    for name in names:
+        camera = load_camera(name)
+        cameras[camera.name] = camera
+        own = own_keyword_file(name)
+        if own is not None:
+            keyword_files[camera.name] = own
+    return cameras, keyword_files
 
 
 def _sensors(text: str, cameras: dict[str, Camera]) -> list[str]:

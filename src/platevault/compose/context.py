@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 
 from platevault.adapters.butler.ingest import ButlerIngest
 from platevault.adapters.filesystem.durable import DigestAlgorithm, SyncPolicy
@@ -47,6 +48,8 @@ class ProcessContext:
         Version of the product.
     cameras
         Cameras of the site, by name.
+    keyword_files
+        Files with header keywords of their own, by camera name.
     clock
         Time of services; devices of the simulation have their own.
     interfaces
@@ -73,11 +76,15 @@ class ProcessContext:
     annex: ObjectStore
     spool: ObjectStore
     ingest: Ingest
+    keyword_files: Mapping[str, Path] = field(default_factory=dict)
 
 
 @asynccontextmanager
 async def embedded_context(
-    settings: Settings, cameras: Mapping[str, Camera], metrics: Metrics
+    settings: Settings,
+    cameras: Mapping[str, Camera],
+    metrics: Metrics,
+    keyword_files: Mapping[str, Path],
 ) -> AsyncIterator[ProcessContext]:
     """Open everything in this process: bus, queue and leases in memory, SQLite, local files."""
     clock = SystemClock()
@@ -88,6 +95,7 @@ async def embedded_context(
             settings=settings,
             version=version("platevault"),
             cameras=cameras,
+            keyword_files=keyword_files,
             clock=clock,
             interfaces=load_interfaces(),
             bus=MemorySampleBus(clock=clock),

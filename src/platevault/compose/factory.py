@@ -29,6 +29,7 @@ from platevault.services.archiver import ArchiverCsc
 from platevault.services.forwarder import Forwarder, ForwarderLimits
 from platevault.services.header_service.delivery import header_key
 from platevault.services.header_service.images import Timing
+from platevault.services.header_service.metering import MeteredHeaders
 from platevault.services.header_service.service import HeaderServiceCsc, HeaderServiceOptions
 from platevault.services.oods import OodsCsc
 
@@ -47,6 +48,7 @@ class Factory:
 
     def __init__(self, context: ProcessContext) -> None:
         self._context = context
+        self._headers = MeteredHeaders(context.metrics.registry)
 
     def create_archive_controller(self) -> ArchiveController:
         """Build the Archive Controller of the site."""
@@ -115,7 +117,8 @@ class Factory:
         context, settings = self._context, self._context.settings
         return HeaderServiceCsc(
             camera=camera,
-            keywords=load_keyword_set(camera),
+            keywords=load_keyword_set(camera, own_file=context.keyword_files.get(camera.name)),
+            observer=self._headers,
             store=context.annex,
             spool=context.spool,
             options=HeaderServiceOptions(

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from platevault.compose.context import ProcessContext, embedded_context
 from platevault.compose.factory import Factory
@@ -58,6 +59,8 @@ class NightOptions:
         What goes wrong on purpose.
     replayed
         Real frames, by camera name, taken instead of simulated exposures.
+    keyword_files
+        Files with header keywords of their own, by camera name.
     stay
         Stay up after the last exposure until a stop is asked for.
     """
@@ -69,6 +72,7 @@ class NightOptions:
     sensors: Sequence[str] = ()
     faults: Sequence[Fault] = ()
     replayed: Mapping[str, Sequence[FrameVisit]] = field(default_factory=dict)
+    keyword_files: Mapping[str, Path] = field(default_factory=dict)
     stay: bool = False
 
     @property
@@ -100,7 +104,9 @@ async def run_night(
 ) -> NightReport:
     """Run a night in this process and check what must hold at its end."""
     record = NightRecord()
-    async with embedded_context(settings, options.cameras, metrics) as context:
+    async with embedded_context(
+        settings, options.cameras, metrics, options.keyword_files
+    ) as context:
         simulated: SimulatedObservatory
         hooks: list[Callable[[str, str, str], Awaitable[int]]] = []
 

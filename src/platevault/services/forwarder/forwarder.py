@@ -150,7 +150,7 @@ class Forwarder:
             links=links,
             clock=clock,
             steps=steps,
-            reader=BoardReader(readouts=readouts, clock=clock),
+            reader=BoardReader(readouts=readouts, clock=clock, version=version),
             header_source=self._header_source,
             sensor_writer=SensorWriter(
                 writer=writer, links=links, ledger=ledger, clock=clock, steps=steps

@@ -62,9 +62,12 @@ class BoardReader:
         The DAQ of each camera, by camera name.
     clock
         Time of pauses and limits.
+    version
+        Of the writer, for IHVERS; empty leaves it undefined.
     """
 
-    def __init__(self, *, readouts: Mapping[str, Readout], clock: Clock) -> None:
+    def __init__(self, *, readouts: Mapping[str, Readout], clock: Clock, version: str = "") -> None:
+        self._version = version
         self._readouts = readouts
         self._clock = clock
         self._stored: OrderedDict[tuple[str, str], dict[str, HeaderValue]] = OrderedDict()
@@ -175,6 +178,7 @@ class BoardReader:
             "PLATFORM": description.platform or None,
             "DAQPART": description.partition or None,
             "DAQVERS": description.daq_version or None,
+            "IHVERS": self._version or None,
             **self._stored[camera.name, image],
             **description.facts,
         }

@@ -73,20 +73,21 @@ class Pauses:
     def __init__(self, backoff: Backoff) -> None:
         self._backoff = backoff
         self._random = random.Random(backoff.seed)  # noqa: S311 - spreads load, hides nothing
+        self._next_s = backoff.first_s
         self.failures = 0
 
     def next_s(self) -> float:
         """Count a failure; give the pause after it [s]."""
         policy = self._backoff
-        # 64 doublings exceed every ceiling; more would overflow.
-        growth = policy.factor ** min(self.failures, 64)
         self.failures += 1
-        pause_s = min(policy.first_s * growth, policy.ceiling_s)
+        pause_s = self._next_s
+        self._next_s = min(pause_s * policy.factor, policy.ceiling_s)
         return pause_s * (1 + policy.spread * self._random.uniform(-1, 1))
 
     def reset(self) -> None:
         """Forget the failures."""
         self.failures = 0
+        self._next_s = self._backoff.first_s
 
 
 async def retry(

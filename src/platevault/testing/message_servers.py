@@ -5,12 +5,20 @@ A test that stops or pauses a server starts its own instead.
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from platevault.testing.servers import RabbitServer, RedisServer, ServerMissingError
+from platevault.testing.servers import (
+    RabbitServer,
+    RedisServer,
+    ServerFailedError,
+    ServerMissingError,
+)
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +43,28 @@ def rabbit_server(
             yield server
     except ServerMissingError:
         service_missing("rabbitmq-server")
+
+
+def rabbitmqctl(server: RabbitServer, *arguments: str) -> str:
+    """Do what the broker's operator does: accounts, permissions, virtual hosts."""
+    own = server.environment()
+    command = [
+        "/usr/lib/rabbitmq/bin/rabbitmqctl",
+        "-q",
+        "-n",
+        own["RABBITMQ_NODENAME"],
+        *arguments,
+    ]
+    if not Path(command[0]).exists():
+        raise ServerMissingError("Server is not installed", server="rabbitmqctl")
+    done = subprocess.run(  # noqa: S603 - our own argument list
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **own},  # noqa: TID251 - the child's
+        cwd=server.directory,
+    )
+    if done.returncode != 0:
+        raise ServerFailedError("Server refused", arguments=arguments, problem=done.stderr[-500:])
+    return done.stdout

@@ -16,12 +16,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 from typing_extensions import override
 
 from platevault.adapters.kafka.codec import UndecodableSampleError
 from platevault.adapters.kafka.consumer import BATCH, POLL_S, ThreadedConsumer
-from platevault.adapters.kafka.errors import error_of
+from platevault.adapters.kafka.errors import error_of, problem_of
 from platevault.adapters.kafka.reader import Skipped
 from platevault.adapters.kafka.schemas import SchemaBook
 from platevault.domain.errors import PermanentError, PlatevaultError
@@ -66,7 +73,7 @@ class _Revoked:
     names: Collection[str]
 
 
-_Item = _Assigned | _Revoked | Message
+_Item = _Assigned | _Revoked | KafkaError | Message
 
 
 @dataclass(slots=True)
@@ -223,10 +230,16 @@ class KafkaRecording(Recording):
         )
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        committed = consumer.committed(partitions, timeout=_COMMIT_S) if partitions else []
+        # The client loses errors that are raised in here, so they are handed over like messages.
+        try:
+            committed = consumer.committed(partitions, timeout=_COMMIT_S) if partitions else []
+            problem = next((place.error for place in committed if place.error is not None), None)
+        except KafkaException as error:
+            committed, problem = [], problem_of(error)
+        if problem is not None:
+            self._items.append(problem)
+            return
         for place in committed:
-            if place.error is not None:
-                raise error_of(place.error, "The broker did not tell the group's place")
             if place.offset < 0:
                 place.offset = OFFSET_BEGINNING
         consumer.assign([TopicPartition(p.topic, p.partition, p.offset) for p in committed])
@@ -289,6 +302,8 @@ class KafkaRecording(Recording):
                     self._places.pop(name, None)
                 # Whoever has these topics now gets these samples again.
                 self._held = deque(held for held in self._held if held.name in self._places)
+            case KafkaError():
+                raise error_of(item, "The broker did not tell the place of the group")
             case message:
                 await self._hold(message)
 

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from platevault.compose.cameras import load_camera
+from platevault.compose.csc_configuration import archiver_configuration
 from platevault.compose.settings import InvalidSettingsError, load_settings, settings_schema
+from platevault.csc.configuration import ConfigurationError
 
 
 def test_defaults_need_no_file() -> None:
@@ -68,3 +71,19 @@ def test_every_setting_is_described() -> None:
         if "$ref" not in field and not field.get("description")
     ]
     assert bare == []
+
+
+async def test_an_archiver_is_configured_from_the_settings_the_site_and_an_override(
+    tmp_path: Path,
+) -> None:
+    settings = load_settings(root=tmp_path, archiver={"forwarders": 3, "lease_s": 7.0})
+    directory = archiver_configuration(settings, load_camera("comcam"), ["R22_S11"])
+    (directory.path / "_local.yaml").write_text("lease_s: 8.0\n")
+    (directory.path / "quick.yaml").write_text("header_timeout_s: 1.5\n")
+    assert (await directory.available()).overrides == ("quick.yaml",)
+    applied = (await directory.read("quick.yaml")).settings
+    assert applied.detectors == ("R22_S11",)
+    assert (applied.forwarders, applied.lease_s, applied.header_timeout_s) == (3, 8.0, 1.5)
+    (directory.path / "wrong.yaml").write_text("lease_s: never\n")
+    with pytest.raises(ConfigurationError, match="lease_s"):
+        await directory.read("wrong.yaml")

@@ -91,6 +91,7 @@ async def embedded_context(
     settings.root.mkdir(parents=True, exist_ok=True)
     sync = SyncPolicy(settings.forwarder.durability)
     async with AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(file_ledger(settings))
         yield ProcessContext(
             settings=settings,
             version=version("platevault"),
@@ -102,13 +103,9 @@ async def embedded_context(
             metrics=metrics,
             queue=MeteredWorkQueue(queue=MemoryWorkQueue(clock=clock), metrics=metrics),
             # The ledger outlives the process and refuses older fences: begin beyond them.
-            leases=MemoryLeases(clock=clock, first_fence=int(clock.now_tai() * 1000)),
+            leases=MemoryLeases(clock=clock, first_fence=await ledger.first_fence()),
             presence=MemoryPresence(clock=clock),
-            ledger=MeteredLedger(
-                ledger=await stack.enter_async_context(file_ledger(settings)),
-                metrics=metrics,
-                clock=clock,
-            ),
+            ledger=MeteredLedger(ledger=ledger, metrics=metrics, clock=clock),
             writer=await stack.enter_async_context(
                 FitsImageWriter(
                     sync=sync,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from platevault.adapters.bus_link import BusLinkServer
 from platevault.compose.context import ProcessContext
+from platevault.compose.csc_configuration import archiver_configuration
 from platevault.compose.header_keywords import load_keyword_set
 from platevault.compose.remotes import bus_link_file
 from platevault.domain.camera import Camera
@@ -95,7 +96,6 @@ class Factory:
     ) -> ArchiverCsc:
         """Build the Archiver of a camera, for some of its sensors."""
         context = self._context
-        configured = context.settings.archiver
         return ArchiverCsc(
             camera=camera,
             root=context.settings.archive_dir,
@@ -109,7 +109,7 @@ class Factory:
             presence=context.presence,
             readout=readout,
             find_header=lambda image: self._find_header(camera, image),
-            settings=configured.model_copy(update={"detectors": tuple(sensors)}),
+            configuration=archiver_configuration(context.settings, camera, sensors),
         )
 
     def create_header_service(self, camera: Camera) -> HeaderServiceCsc:

@@ -101,6 +101,11 @@ class Settings(BaseSettings):
 
     site: str = Field("local", pattern=r"^[a-z0-9_-]{1,32}$", description="name of the site")
     root: Path = Field(Path("night"), description="directory below which all data go")
+    csc_configuration: Path | None = Field(
+        None,
+        description="directory with the configurations of components, "
+        "<component>/<schema version>/_init.yaml; empty: made below root from these settings",
+    )
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     archiver: ArchiverConfiguration = ArchiverConfiguration()

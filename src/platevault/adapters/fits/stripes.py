@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -185,7 +186,7 @@ def separate(words: DetectorWords) -> NDArray[np.int32]:
     stripes = words.data[words.offset_bytes : end].reshape(samples, words.stripe_bytes)
     planes = np.empty((channels, samples), dtype=np.int32)
     mask = np.uint32(words.xor_mask)
-    order = np.array(words.channels)
+    runs = list(_runs(words.channels))
     for start in range(0, samples, _BLOCK_SAMPLES):
         block = stripes[start : start + _BLOCK_SAMPLES]
         if words.packing is WordPacking.INT32:
@@ -194,8 +195,25 @@ def separate(words: DetectorWords) -> NDArray[np.int32]:
         else:
             found = _unpack(block, words.first_channel, channels)
         part = planes[:, start : start + block.shape[0]].view(np.uint32)
-        np.bitwise_xor(found.T[order], mask, out=part)
+        for hdus, taken in runs:
+            np.bitwise_xor(found[:, taken].T, mask, out=part[hdus])
     return planes.reshape(channels, words.rows, words.columns)
+
+
+def _runs(channels: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+    """Cut a map into HDUs whose channels follow each other: a view of those costs no copy."""
+    start = 0
+    for end in range(1, len(channels) + 1):
+        step = channels[start + 1] - channels[start] if end - start > 1 else 0
+        goes_on = end < len(channels) and (
+            channels[end] - channels[end - 1] == step
+            if step
+            else abs(channels[end] - channels[start]) == 1
+        )
+        if not goes_on:
+            stop = channels[end - 1] + (step or 1)
+            yield slice(start, end), slice(channels[start], None if stop < 0 else stop, step or 1)
+            start = end
 
 
 def _unpack(block: NDArray[np.uint8], first: int, channels: int) -> NDArray[np.uint32]:

@@ -23,7 +23,7 @@ run: $(STAMP) ## simulate a night end to end, embedded, without a server
 	@$(BIN)/platevault night run --root night --camera comcam --camera latiss --exposures 5 --cadence 3
 
 test: $(STAMP) ## run every test (those against servers too, once `make services` was run)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: $(STAMP) ## lint, types, layers, documentation
 	@$(BIN)/ruff check .

@@ -211,6 +211,14 @@ def test_separate_undoes_delivery() -> None:
         np.testing.assert_array_equal(separate(words), expected)
 
 
+@given(channels=st.integers(1, 12).flatmap(lambda count: st.permutations(range(count))))
+def test_separate_follows_any_map(channels: list[int]) -> None:
+    kind = a_detector_type(tuple(channels), columns=(0, 3, 0), rows=(2, 0))
+    planes = np.arange(len(channels) * 6, dtype=np.int32).reshape(-1, 2, 3)
+    words = locate_words(an_image(deliver([planes], kind), kind))
+    np.testing.assert_array_equal(separate(words), planes[channels])
+
+
 class TestKernel:
     """Entry points refuse every wrong argument with an exception."""
 

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from platevault.cli import camera, config, csc, image, night
+from platevault.cli.bench import bench_app
 from platevault.cli.outcomes import exit_code_of
 from platevault.cli.version import show_version
 from platevault.domain.errors import PlatevaultError
@@ -28,6 +29,7 @@ app.add_typer(image.app, name="image")
 app.add_typer(csc.app, name="csc")
 app.add_typer(camera.app, name="camera")
 app.add_typer(config.app, name="config")
+app.add_typer(bench_app, name="bench")
 app.command("version")(show_version)
 
 

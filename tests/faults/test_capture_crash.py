@@ -16,7 +16,8 @@ from platevault.ports.leases import LeasesUnavailableError
 from platevault.services.archive_controller import ARCHIVE_CONTROLLER_STEPS
 from platevault.services.archiver import ARCHIVER_STEPS, ArchiverConfiguration
 from platevault.services.forwarder import FORWARDER_STEPS, ForwarderLimits
-from platevault.testing.capture import CaptureRig, CrashAt, HoldAt
+from platevault.testing.capture import CaptureRig
+from platevault.testing.crashes import CrashAt, HoldAt
 from platevault.testing.outages import Outage
 
 SENSORS = ("R00_SG0", "R00_SG1", "R22_S00", "R22_S01")

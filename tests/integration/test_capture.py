@@ -186,7 +186,7 @@ async def test_a_header_may_come_long_after_the_pixels(rig: CaptureRig) -> None:
     await rig.pass_time(15.0)
     assert not await rig.is_archived(image)
     await rig.publish_header(image)
-    await rig.until(lambda: rig.is_archived(image), limit_s=2.0)
+    await rig.until(lambda: rig.is_archived(image), limit_s=4.0)
     assert primary(rig, image, "R22_S00")["OBJECT"] == "from the Header Service"
     assert not any(row.degraded for row in (await rig.files(image)).values())
 

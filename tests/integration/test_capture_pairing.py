@@ -17,7 +17,8 @@ from platevault.ports.leases import LeasesUnavailableError
 from platevault.ports.work_queue import QueueUnavailableError
 from platevault.sal.acks import CommandFailedError
 from platevault.services.archiver import ArchiverConfiguration, ArchiverCsc
-from platevault.testing.capture import CaptureRig, HoldAt
+from platevault.testing.capture import CaptureRig
+from platevault.testing.crashes import HoldAt
 from platevault.testing.outages import Outage
 
 
@@ -138,10 +139,10 @@ async def test_without_a_forwarder_exposures_are_kept_until_one_comes(rig: Captu
     await rig.until(lambda: rig.is_registered(image))
     await rig.pass_time(60.0)
     assert rig.state is SummaryState.ENABLED
-    assert rig.logged("FORWARDER_LOST (5755)")
+    assert rig.logged("Outage began (code=5755")
     await rig.start(await rig.forwarder("forwarder9"))
     await rig.until(lambda: rig.is_archived(image), limit_s=10.0)
-    await rig.until(lambda: bool(rig.logged("FORWARDER_LOST (5755) is over")), limit_s=5.0)
+    await rig.until(lambda: bool(rig.logged("Outage is over (code=5755")), limit_s=5.0)
 
 
 async def test_no_forwarder_for_long_is_fault_5755(rig: CaptureRig) -> None:
@@ -259,7 +260,7 @@ async def test_a_silent_controller_does_not_stop_the_capture(rig: CaptureRig) ->
     record = await rig.ledger.exposure(image)
     assert record is not None
     assert record.target_dir == str(rig.archive / rig.camera.name / "20330517" / image)
-    await rig.until(lambda: bool(rig.logged("CONTROLLER_SILENT (5751)")), limit_s=60.0)
+    await rig.until(lambda: bool(rig.logged("Outage began (code=5751")), limit_s=60.0)
     await rig.start(await rig.controller())
     await rig.until(lambda: rig.is_delivered(image), limit_s=60.0)
     manifest = Path(record.target_dir, f"{image}_expectedSensors.json")

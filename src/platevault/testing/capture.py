@@ -44,6 +44,7 @@ from platevault.sim.daq_readout import SimReadout
 from platevault.sim.recipe import ImageType, PixelRecipe
 from platevault.testing.cameras import tiny_camera
 from platevault.testing.clocks import START_TAI, SteppedClock
+from platevault.testing.crashes import is_crash
 from platevault.testing.outages import Outage
 
 #: Observing day of `START_TAI`.
@@ -55,56 +56,6 @@ _SHORT_S = 20.0
 _LONG_STEP_S = 0.5
 
 Condition = Callable[[], bool | Awaitable[bool]]
-
-
-class Crash(BaseException):
-    """The process ends here: nothing catches it."""
-
-
-class CrashAt:
-    """`Steps` that let a process die at a step, the first time it is reached.
-
-    Parameters
-    ----------
-    step
-        Where.
-    subject
-        Part of the subject; empty for any.
-    """
-
-    def __init__(self, step: str, *, subject: str = "") -> None:
-        self._step = step
-        self._subject = subject
-        self.reached_steps: list[str] = []
-        self.crashed = False
-
-    async def reached(self, step: str, subject: str) -> None:
-        """Note the step, and crash if it is the one."""
-        self.reached_steps.append(step)
-        if step == self._step and self._subject in subject and not self.crashed:
-            self.crashed = True
-            raise Crash(step)
-
-
-class HoldAt:
-    """`Steps` that let work wait at a step until the test lets it go.
-
-    Parameters
-    ----------
-    step
-        Where; each time.
-    """
-
-    def __init__(self, step: str) -> None:
-        self._step = step
-        self.waiting = 0
-        self.go = asyncio.Event()
-
-    async def reached(self, step: str, subject: str) -> None:  # noqa: ARG002 - the protocol's
-        """Wait if it is the step."""
-        if step == self._step:
-            self.waiting += 1
-            await self.go.wait()
 
 
 class CaptureRig:
@@ -298,7 +249,7 @@ class CaptureRig:
         if task.cancelled():
             return
         error = task.exception()
-        if error is not None and not (quiet or _is_crash(error)):
+        if error is not None and not (quiet or is_crash(error)):
             raise error
 
     async def corridor(self, *, forwarders: int = 1, **options: Any) -> ArchiverCsc:
@@ -520,9 +471,3 @@ def _gone() -> LeasesUnavailableError:
 async def _holds(condition: Condition) -> bool:
     result = condition()
     return result if isinstance(result, bool) else await result
-
-
-def _is_crash(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_crash(part) for part in error.exceptions)
-    return isinstance(error, Crash)

@@ -67,7 +67,9 @@ class Watch:
         """Note an outage; go to FAULT when it lasts."""
         outage = self._outages[code]
         if outage.began():
-            await self._log(logging.ERROR, f"{code.name} ({int(code)})", problem=problem)
+            await self._log(
+                logging.ERROR, "Outage began", code=int(code), cause=code.name, problem=problem
+            )
         limit_s = self._settings().fault_after_s
         if limit_s and outage.lasted_s >= limit_s:
             outage.ended()
@@ -76,7 +78,7 @@ class Watch:
     async def is_back(self, code: ArchiverFault) -> None:
         """Note the end of an outage, if there was one."""
         if self._outages[code].ended():
-            await self._log(logging.INFO, f"{code.name} ({int(code)}) is over")
+            await self._log(logging.INFO, "Outage is over", code=int(code), cause=code.name)
 
     async def forwarders(self, stop: StopToken) -> None:
         """Keep Forwarders until the stop."""

@@ -177,8 +177,9 @@ class ForwarderPool:
                 await self._remind(name, held, member, now, settings)
         share = await self._share(alive, settings)
         gained = await self._top_up(alive, share, settings)
+        lost = sorted(before - set(self.paired))
         await self._let_go(alive, share)
-        return PoolChange(sorted(before - set(self.paired)), gained)
+        return PoolChange(lost, gained)
 
     async def hint(self, message: HeaderReady) -> None:
         """Tell every paired Forwarder that a header is there."""
@@ -282,7 +283,9 @@ class ForwarderPool:
             for other in others
             if other.name != self._archiver
         ):
-            await self._drop(max(self._held))
+            surplus = max(self._held)
+            await self._drop(surplus)
+            _log.info("Forwarder left to another Archiver", forwarder=surplus)
 
     async def _drop(self, name: str) -> None:
         held = self._held.pop(name, None)

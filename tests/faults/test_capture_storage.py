@@ -355,10 +355,11 @@ async def test_another_file_at_a_destination_is_dead_there_and_nowhere_else(
     )
 
 
-async def test_a_full_area_is_tried_again_and_the_archive_is_not_touched(
-    rig: CaptureRig,
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+async def test_an_area_that_takes_nothing_is_tried_again_and_the_archive_is_not_touched(
+    rig: CaptureRig, number: int
 ) -> None:
-    files = FailingFiles(error=errno.ENOSPC)
+    files = FailingFiles(error=number)
     async with FilesystemLinkStore(sync=SyncPolicy.RAMDISK, files=files) as links:
         await rig.start(await rig.controller(links=links))
         await rig.start(await rig.forwarder())

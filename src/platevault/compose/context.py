@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -15,12 +15,8 @@ from platevault.adapters.filesystem.object_store import FilesystemObjectStore
 from platevault.adapters.fits.codec import Encoding
 from platevault.adapters.fits.codec_choice import choose_codec
 from platevault.adapters.fits.writer import FitsImageWriter
-from platevault.adapters.memory.leases import MemoryLeases
-from platevault.adapters.memory.presence import MemoryPresence
-from platevault.adapters.memory.sample_bus import MemorySampleBus
-from platevault.adapters.memory.work_queue import MemoryWorkQueue
 from platevault.adapters.system_clock import SystemClock
-from platevault.compose.ledgers import file_ledger
+from platevault.compose.server_context import EVERY_PART, Part, Servers
 from platevault.compose.settings import Settings
 from platevault.domain.camera import Camera
 from platevault.ports.clock import Clock
@@ -58,6 +54,8 @@ class ProcessContext:
         What is counted in this process.
     bus, queue, leases, presence, ledger, writer, links, annex, spool, ingest
         The ports; ``spool`` is a store of this host.
+    problems
+        By server, what is wrong with its connection; empty text if nothing is.
     """
 
     settings: Settings
@@ -77,21 +75,32 @@ class ProcessContext:
     spool: ObjectStore
     ingest: Ingest
     keyword_files: Mapping[str, Path] = field(default_factory=dict)
+    problems: Mapping[str, Callable[[], str]] = field(default_factory=dict)
 
 
 @asynccontextmanager
-async def embedded_context(
+async def process_context(
     settings: Settings,
     cameras: Mapping[str, Camera],
     metrics: Metrics,
     keyword_files: Mapping[str, Path],
+    *,
+    parts: Collection[Part] = EVERY_PART,
 ) -> AsyncIterator[ProcessContext]:
-    """Open everything in this process: bus, queue and leases in memory, SQLite, local files."""
+    """Open the adapter that the settings name for each port, in ``parts`` of them only.
+
+    With defaults everything is in this process: bus, queue and leases in memory, SQLite, files.
+    """
     clock = SystemClock()
     settings.root.mkdir(parents=True, exist_ok=True)
     sync = SyncPolicy(settings.forwarder.durability)
     async with AsyncExitStack() as stack:
-        ledger = await stack.enter_async_context(file_ledger(settings))
+        servers = Servers(settings=settings, clock=clock, stack=stack, parts=parts)
+        ledger = await servers.ledger()
+        # The ledger outlives the process and refuses older fences: begin beyond them.
+        leases, presence = await servers.leases(
+            first_fence=await ledger.first_fence() if Part.LEDGER in parts else 1
+        )
         yield ProcessContext(
             settings=settings,
             version=version("platevault"),
@@ -99,12 +108,11 @@ async def embedded_context(
             keyword_files=keyword_files,
             clock=clock,
             interfaces=load_interfaces(),
-            bus=MemorySampleBus(clock=clock),
+            bus=await servers.bus(),
             metrics=metrics,
-            queue=MeteredWorkQueue(queue=MemoryWorkQueue(clock=clock), metrics=metrics),
-            # The ledger outlives the process and refuses older fences: begin beyond them.
-            leases=MemoryLeases(clock=clock, first_fence=await ledger.first_fence()),
-            presence=MemoryPresence(clock=clock),
+            queue=MeteredWorkQueue(queue=await servers.queue(), metrics=metrics),
+            leases=leases,
+            presence=presence,
             ledger=MeteredLedger(ledger=ledger, metrics=metrics, clock=clock),
             writer=await stack.enter_async_context(
                 FitsImageWriter(
@@ -120,9 +128,6 @@ async def embedded_context(
             links=await stack.enter_async_context(FilesystemLinkStore(sync=sync)),
             annex=FilesystemObjectStore(settings.annex_dir),
             spool=FilesystemObjectStore(settings.spool_dir),
-            ingest=await stack.enter_async_context(
-                ButlerIngest(
-                    repository=settings.butler_dir, compatibility=settings.oods.compatibility
-                )
-            ),
+            ingest=await stack.enter_async_context(ButlerIngest(repository=servers.repository())),
+            problems=servers.problems,
         )

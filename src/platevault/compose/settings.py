@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
+from platevault.compose.server_settings import (
+    KafkaPart,
+    PostgresPart,
+    RabbitPart,
+    RedisPart,
+    refuse_readable_by_others,
+    salobj_fields,
+)
 from platevault.domain.errors import UsageError
 from platevault.services.archiver.settings import ArchiverConfiguration
 
@@ -36,9 +45,9 @@ class LogSettings(_Part):
 
 
 class MetricsSettings(_Part):
-    """The Prometheus end point."""
+    """The Prometheus end point, and whether the process lives and is ready."""
 
-    port: Port = Field(0, description="TCP port of /metrics; 0 serves none")
+    port: Port = Field(0, description="TCP port of /metrics, /livez and /readyz; 0 serves none")
     host: str = Field("127.0.0.1", description="address to listen on")
 
 
@@ -73,11 +82,28 @@ class HeaderServiceSettings(_Part):
 class OodsSettings(_Part):
     """Observatory operations data service."""
 
+    registry: Literal["sqlite", "postgres"] = Field(
+        "sqlite", description="database of the Butler registry; several OODS need postgres"
+    )
     gather_s: Seconds = Field(0.5, description="wait for the next file of an exposure [s]")
     gather_limit_s: Seconds = Field(2.0, description="longest wait for all its files [s]")
     compatibility: Literal["platevault", "obs_lsst"] = Field(
         "platevault",
         description="names recorded in the Butler; obs_lsst needs the LSST stack to read",
+    )
+
+
+class ServeSettings(_Part):
+    """Services that are processes of their own."""
+
+    drain_within_s: Seconds = Field(
+        20.0, description="how long a service may finish what it has in hand when asked to stop [s]"
+    )
+    initial_state: Literal["offline", "standby", "disabled", "enabled"] = Field(
+        "standby", description="state that commandable components go to at their start"
+    )
+    presence_s: float = Field(
+        10.0, gt=0, description="a process that is silent for so long counts as gone [s]"
     )
 
 
@@ -101,6 +127,18 @@ class Settings(BaseSettings):
 
     site: str = Field("local", pattern=r"^[a-z0-9_-]{1,32}$", description="name of the site")
     root: Path = Field(Path("night"), description="directory below which all data go")
+    bus: Literal["memory", "kafka"] = Field(
+        "memory", description="what carries SAL samples; memory is one process"
+    )
+    queue: Literal["memory", "rabbitmq"] = Field(
+        "memory", description="what holds work; memory is one process"
+    )
+    leases: Literal["memory", "redis"] = Field(
+        "memory", description="what keeps leases and presence; memory is one process"
+    )
+    ledger: Literal["sqlite", "postgres"] = Field(
+        "sqlite", description="what keeps the ledger; sqlite is one host"
+    )
     csc_configuration: Path | None = Field(
         None,
         description="directory with the configurations of components, "
@@ -113,6 +151,11 @@ class Settings(BaseSettings):
     header_service: HeaderServiceSettings = HeaderServiceSettings()
     oods: OodsSettings = OodsSettings()
     daq: DaqSettings = DaqSettings()
+    serve: ServeSettings = ServeSettings()
+    kafka: KafkaPart = KafkaPart()
+    rabbitmq: RabbitPart = RabbitPart()
+    redis: RedisPart = RedisPart()
+    postgres: PostgresPart = PostgresPart()
 
     @property
     def archive_dir(self) -> Path:
@@ -161,7 +204,9 @@ class Settings(BaseSettings):
 
 
 def load_settings(file: Path | None = None, **overrides: object) -> Settings:
-    """Read settings: ``file``, then ``PLATEVAULT_...`` variables, then ``overrides``.
+    """Read settings: ``file``, then variables, then ``overrides``.
+
+    Of the variables those of ts_salobj come first and ``PLATEVAULT_...`` last.
 
     Parameters
     ----------
@@ -174,20 +219,54 @@ def load_settings(file: Path | None = None, **overrides: object) -> Settings:
     ------
     InvalidSettingsError
         A value is wrong; the error names file, field, value and what was expected.
+    SecretFileError
+        ``file`` holds a password and others can read it.
     """
     values = _read(file) if file is not None else {}
-    environment = EnvSettingsSource(Settings)()
+    if file is not None and _holds_secret(values):
+        refuse_readable_by_others(file)
+    environment = _merged(
+        salobj_fields(os.environ),  # noqa: TID251 - this is where it is read
+        EnvSettingsSource(Settings)(),
+    )
     try:
         return Settings.model_validate(_merged(_merged(values, environment), overrides))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        secret = "password" in first["loc"]
         raise InvalidSettingsError(
             "A setting is not valid",
             file=str(file) if file is not None else "",
             field=".".join(str(part) for part in first["loc"]),
-            value=first.get("input"),
+            value="***" if secret else first.get("input"),
             expected=first["msg"],
-        ) from error
+        ) from (None if secret else error)
+
+
+def notify_address() -> str:
+    """Give the socket on which a supervisor waits to hear of readiness; empty if none does."""
+    return os.environ.get("NOTIFY_SOCKET", "")  # noqa: TID251 - this is where it is read
+
+
+def revealed(settings: Settings) -> dict[str, Any]:
+    """Give settings as plain data with their secrets, to be kept in a file of the owner alone."""
+    return {name: _plain(getattr(settings, name)) for name in type(settings).model_fields}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return value
+
+
+def _holds_secret(values: Mapping[str, Any]) -> bool:
+    return any(isinstance(part, Mapping) and bool(part.get("password")) for part in values.values())
 
 
 def settings_schema() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from platevault.compose.context import ProcessContext, embedded_context
+from platevault.compose.context import ProcessContext, process_context
 from platevault.compose.factory import Factory
 from platevault.compose.night.drills import Drills, Fault, Mortal
 from platevault.compose.night.driver import NightDriver
@@ -104,7 +104,7 @@ async def run_night(
 ) -> NightReport:
     """Run a night in this process and check what must hold at its end."""
     record = NightRecord()
-    async with embedded_context(
+    async with process_context(
         settings, options.cameras, metrics, options.keyword_files
     ) as context:
         simulated: SimulatedObservatory

@@ -1,0 +1,229 @@
+"""Chooses the adapter of each port that may be a server, as the settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import AsyncExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from platevault.adapters.butler.configuration import Compatibility, RepositorySettings
+from platevault.adapters.memory.leases import MemoryLeases
+from platevault.adapters.memory.presence import MemoryPresence
+from platevault.adapters.memory.sample_bus import MemorySampleBus
+from platevault.adapters.memory.work_queue import MemoryWorkQueue
+from platevault.adapters.sqlite import SqliteFileLedger
+from platevault.compose.ledgers import client_missing, file_ledger
+from platevault.compose.settings import Settings
+from platevault.domain.samples import TopicSchema
+from platevault.ports.clock import Clock
+from platevault.ports.leases import Leases
+from platevault.ports.presence import Presence
+from platevault.ports.sample_bus import SampleBus
+from platevault.ports.work_queue import WorkQueue
+from platevault.runtime.retry import Backoff, retry
+from platevault.sal.avro import avro_schema
+
+if TYPE_CHECKING:
+    from platevault.adapters.postgres import PostgresFileLedger
+
+#: Pauses while a server that must answer before anything can start does not.
+_OPENING = Backoff(first_s=0.2, ceiling_s=5.0)
+#: Tells what is wrong with a connection now; nothing if it serves.
+Problem = Callable[[], str]
+
+
+class Part(StrEnum):
+    """What a process uses of its context; the rest stays unopened."""
+
+    BUS = "bus"
+    QUEUE = "queue"
+    LEASES = "leases"
+    LEDGER = "ledger"
+    INGEST = "ingest"
+
+
+EVERY_PART = frozenset(Part)
+
+
+class Servers:
+    """Opens adapters and knows how it stands with their connections.
+
+    Parameters
+    ----------
+    settings
+        Which, where and who.
+    clock
+        Time of adapters and of pauses.
+    stack
+        Closes what was opened.
+    parts
+        What is opened; other adapters are made and stay closed, so that a process does not depend
+        on servers that it does not use.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        clock: Clock,
+        stack: AsyncExitStack,
+        parts: Collection[Part] = EVERY_PART,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._stack = stack
+        self._parts = parts
+        #: By server; each tells what is wrong with it.
+        self.problems: dict[str, Problem] = {}
+
+    async def bus(self) -> SampleBus:
+        """Give the sample bus."""
+        if self._settings.bus == "memory":
+            return MemorySampleBus(clock=self._clock)
+        try:
+            from platevault.adapters.kafka import BusState, KafkaSampleBus, KafkaSettings
+        except ImportError as error:
+            raise client_missing("kafka", error) from error
+        part = self._settings.kafka
+        bus = KafkaSampleBus(
+            settings=KafkaSettings(
+                brokers=part.brokers,
+                registry_url=part.registry_url,
+                subname=part.subname,
+                replication_factor=part.replication_factor,
+                acks=part.acks,
+                username=part.username,
+                password=part.secret,
+                security_protocol=part.security_protocol,
+                sasl_mechanism=part.sasl_mechanism,
+                ca_file=part.ca_file,
+                registry_ca_file=part.registry_ca_file,
+                history_limit=part.history_limit,
+            ),
+            clock=self._clock,
+            avro_schema=_avro_schema,
+        )
+        if Part.BUS in self._parts:
+            await self._stack.enter_async_context(bus)
+            self.problems["kafka"] = lambda: (
+                "" if bus.health.state is BusState.CONNECTED else bus.health.reason
+            )
+        return bus
+
+    async def queue(self) -> WorkQueue:
+        """Give the work queue."""
+        if self._settings.queue == "memory":
+            return MemoryWorkQueue(clock=self._clock)
+        try:
+            from platevault.adapters.rabbitmq import QueueKind, RabbitSettings, RabbitWorkQueue
+        except ImportError as error:
+            raise client_missing("rabbitmq", error) from error
+        part = self._settings.rabbitmq
+        queue = RabbitWorkQueue(
+            settings=RabbitSettings(
+                user=part.user,
+                password=part.secret,
+                hosts=part.hosts,
+                port=part.port,
+                virtual_host=part.virtual_host,
+                tls=part.tls,
+                ca_file=part.ca_file,
+                cert_file=part.cert_file,
+                key_file=part.key_file,
+                queue_kind=QueueKind(part.queue_kind),
+                delivery_limit=part.delivery_limit,
+            ),
+            clock=self._clock,
+        )
+        if Part.QUEUE in self._parts:
+            await self._stack.enter_async_context(queue)
+            self.problems["rabbitmq"] = lambda: "; ".join(
+                f"{name}: {state.problem}"
+                for name, state in queue.states.items()
+                if not state.connected
+            )
+        return queue
+
+    async def leases(self, *, first_fence: int) -> tuple[Leases, Presence]:
+        """Give leases, whose numbers begin with ``first_fence`` at least, and presence."""
+        if self._settings.leases == "memory":
+            return (
+                MemoryLeases(clock=self._clock, first_fence=first_fence),
+                MemoryPresence(clock=self._clock),
+            )
+        try:
+            from platevault.adapters.redis import (
+                RedisConnection,
+                RedisLeases,
+                RedisPresence,
+                RedisSettings,
+            )
+        except ImportError as error:
+            raise client_missing("redis", error) from error
+        part = self._settings.redis
+        connection = RedisConnection(
+            settings=RedisSettings(
+                host=part.host,
+                port=part.port,
+                database=part.database,
+                user=part.user,
+                password=part.secret,
+                tls=part.tls,
+                ca_file=part.ca_file,
+                cert_file=part.cert_file,
+                key_file=part.key_file,
+                namespace=part.namespace,
+            ),
+            clock=self._clock,
+        )
+        if Part.LEASES in self._parts:
+            await self._stack.enter_async_context(connection)
+            self.problems["redis"] = lambda: (
+                "" if connection.state.answers else connection.state.problem or "no answer"
+            )
+        return (
+            RedisLeases(connection=connection, clock=self._clock, first_fence=first_fence),
+            RedisPresence(connection=connection),
+        )
+
+    async def ledger(self) -> SqliteFileLedger | PostgresFileLedger:
+        """Give the ledger; waits until its database answers."""
+        if Part.LEDGER not in self._parts:
+            return file_ledger(self._settings)
+
+        async def enter() -> SqliteFileLedger | PostgresFileLedger:
+            ledger = file_ledger(self._settings)
+            await self._stack.enter_async_context(ledger)
+            return ledger
+
+        return await retry(enter, clock=self._clock, backoff=_OPENING)
+
+    def repository(self) -> RepositorySettings:
+        """Give the settings of the Butler repository.
+
+        A password of its registry is never written into the repository: libpq finds it by its own
+        rules (``PGPASSFILE``).
+        """
+        settings = self._settings
+        url = ""
+        if settings.oods.registry == "postgres":
+            part = settings.postgres
+            url = f"postgresql+psycopg://{part.user}@{part.host}:{part.port}/{part.database}"
+            if part.tls:
+                url += f"?sslmode=verify-full&sslrootcert={_authority(part.ca_file)}"
+        return RepositorySettings(
+            root=settings.butler_dir,
+            compatibility=Compatibility(settings.oods.compatibility),
+            registry_url=url,
+            registry_namespace=settings.postgres.registry_schema if url else "",
+        )
+
+
+def _avro_schema(topic: TopicSchema) -> dict[str, object]:
+    return avro_schema(topic)
+
+
+def _authority(file: Path | None) -> str:
+    return str(file) if file is not None else "system"

@@ -30,6 +30,8 @@ _STOP_S = 20.0
 _LOOK_S = 0.05
 _RABBIT_HOME = Path("/usr/lib/rabbitmq/bin")
 _POSTGRES_HOME = Path("/usr/lib/postgresql")
+#: What PostgreSQL says while it recovers.
+_POSTGRES_WAITS = ("starting up", "not yet accepting connections")
 _KAFKA_HOME = Path("/opt/platevault/kafka")
 
 
@@ -321,6 +323,27 @@ class PostgresServer(Server):
         # SIGINT ends connections at once; SIGTERM would wait for clients.
         self._end(signal.SIGINT)
 
+    @override
+    def _signal(self, number: signal.Signals) -> None:
+        # Each child has a group of its own; all must hang, or die, with their parent.
+        children: list[int] = []
+        if number in {signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL}:
+            children = self._children()
+        super()._signal(number)
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+
+    def _children(self) -> list[int]:
+        children = []
+        for entry in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                # The name, in parentheses, may hold anything.
+                facts = entry.read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+                if self._process is not None and int(facts.split()[1]) == self._process.pid:
+                    children.append(int(entry.parent.name))
+        return children
+
     def _run(self, program: str, *arguments: str) -> str:
         deadline = time.monotonic() + _START_S
         while True:
@@ -334,7 +357,8 @@ class PostgresServer(Server):
             )
             if done.returncode == 0:
                 return done.stdout
-            if "starting up" not in done.stderr or time.monotonic() > deadline:
+            waits = any(sign in done.stderr for sign in _POSTGRES_WAITS)
+            if not waits or time.monotonic() > deadline:
                 raise ServerFailedError(
                     "Server refused to work", program=program, problem=done.stderr[-500:]
                 )

@@ -85,10 +85,14 @@ class ConnectionPool:
         if not self._is_open:
             return
         self._is_open = False
+        taken = 0
         try:
-            for _ in range(self._settings.connections):
+            while taken < self._settings.connections:
                 await self._places.acquire()
+                taken += 1
         finally:
+            for _ in range(taken):
+                self._places.release()
             for connection in self._idle:
                 await connection.close()
             self._idle.clear()
@@ -141,7 +145,8 @@ class ConnectionPool:
         return await self._connected()
 
     async def _give_back(self, connection: Connection) -> None:
-        if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+        rests = connection.pgconn.transaction_status == TransactionStatus.IDLE
+        if rests and self._is_open:
             self._idle.append(connection)
         else:
             await connection.close()

@@ -19,8 +19,8 @@ from aiormq.exceptions import (
     ChannelAccessRefused,
     ChannelInvalidStateError,
     ChannelPreconditionFailed,
-    ConnectionNotAllowed,
     DeliveryError,
+    InvalidFrameError,
     ProbableAuthenticationError,
     PublishError,
 )
@@ -281,7 +281,8 @@ class RabbitConnection:
                 raise RabbitRefusedError(
                     "RabbitMQ refuses the account", user=self._settings.user
                 ) from error
-            if isinstance(error.__cause__, ConnectionNotAllowed):
+            # The library takes the broker's refusal for a wrong answer.
+            if isinstance(error.__cause__, InvalidFrameError) and "OpenOk" in str(error.__cause__):
                 raise RabbitRefusedError(
                     "RabbitMQ refuses the virtual host", virtual_host=self._settings.virtual_host
                 ) from error

@@ -6,6 +6,7 @@ whose time has not come. Dead letters of all queues go through one exchange into
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from pamqp.commands import Basic
 
 from platevault.adapters.rabbitmq.connection import Session
 from platevault.adapters.rabbitmq.settings import MOST_DELIVERIES, QueueKind, RabbitSettings
+from platevault.domain.errors import UsageError
 
 #: Where dead letters go, ours and those of the broker; operators may bind queues of their own.
 DEAD_EXCHANGE = "platevault.dead"
@@ -23,6 +25,9 @@ DEAD_QUEUE = "platevault.dead_letters"
 DEAD_LOCK = "platevault.dead_letters.lock"
 #: Where consumers are asked what they have in hand.
 ROLL_CALL = "platevault.roll_call"
+
+#: What the client library lets pass, less room for an ending.
+_NAME = re.compile(r"[A-Za-z0-9_.:@#,/><-]{1,200}")
 
 #: Highest of the port's priorities.
 HIGHEST_PRIORITY = 9
@@ -59,6 +64,8 @@ class Topology:
         """Make sure that a queue exists, with all that belongs to it."""
         if queue in session.declared:
             return
+        if _NAME.fullmatch(queue) is None:
+            raise UsageError("Queue name is not usable", queue=queue)
         async with session.brief_channel() as channel, session.answers("declare"):
             if DEAD_QUEUE not in session.declared:
                 await self._declare_common(channel)

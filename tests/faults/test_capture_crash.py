@@ -217,6 +217,46 @@ async def test_nothing_is_lost_when_the_queue_dies_with_everybody(
         await assert_whole(rig, image)
 
 
+async def test_a_board_that_kills_its_workers_is_set_aside_and_the_next_is_written(
+    rig: CaptureRig,
+) -> None:
+    settings = SETTINGS.model_copy(update={"detectors": ("R22_S00",)})
+    await rig.start(await rig.controller())
+    poison = rig.image_name(1)
+    archiver = rig.archiver(settings=settings)
+
+    async def next_worker(number: int) -> str:
+        name = f"forwarder{number}"
+        steps = CrashAt("read", subject=poison)
+        await rig.start(await rig.forwarder(name, steps=steps, **rig.doomed()))
+        return name
+
+    name = await next_worker(0)
+    await rig.start(archiver)
+    await rig.enable()
+    await rig.take(poison)
+    for number in range(1, 7):
+        await rig.until(lambda name=name: rig.has_ended(name))  # type: ignore[misc]
+        await rig.bury(name)
+        name = await next_worker(number)
+        if (await rig.states(poison))["R22_S00"] is FileState.DEAD:
+            break
+    await rig.until(lambda: _is_dead(rig, poison))
+    assert "workers were lost" in (await rig.files(poison))["R22_S00"].reason
+    closed = rig.events("exposureClosed", obsid=poison)
+    assert closed[-1].fields["status"] == 3
+    if rig.has_ended(name):
+        await rig.bury(name)
+        await rig.start(await rig.forwarder("forwarder9"))
+    image = rig.image_name(2)
+    await rig.take(image)
+    await rig.until(lambda: rig.is_archived(image))
+
+
+async def _is_dead(rig: CaptureRig, image: str) -> bool:
+    return (await rig.states(image))["R22_S00"] is FileState.DEAD
+
+
 async def test_a_worker_that_lost_its_lease_changes_nothing_any_more(rig: CaptureRig) -> None:
     hold = HoldAt("digest_recorded")
     cut_off = Outage(rig.leases, lambda: LeasesUnavailableError("cut off"), only=("renew",))

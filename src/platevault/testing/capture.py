@@ -52,6 +52,8 @@ DAY_OBS = 20330517
 #: One turn of `CaptureRig.until`: time that threads get [s, machine], and that passes [s].
 _THREADS_S = 0.002
 _STEP_S = 0.1
+#: Turns in which something must come to pass at least, for threads have their own time.
+_TURNS = 500
 _SHORT_S = 20.0
 _LONG_STEP_S = 0.5
 
@@ -270,7 +272,7 @@ class CaptureRig:
         while not await _holds(condition):
             if self.clock.now_tai() >= end_tai:
                 raise AssertionError(f"It did not come to pass within {limit_s} s")
-            await self.step(_STEP_S)
+            await self.step(min(_STEP_S, limit_s / _TURNS))
 
     async def pass_time(self, duration_s: float) -> None:
         """Let time pass, in longer steps when there is much of it."""

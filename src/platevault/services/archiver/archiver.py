@@ -322,14 +322,16 @@ class ArchiverCsc(Csc):
     # -- catch-up ------------------------------------------------------------------------------
 
     async def _keep_catching_up(self, stop: StopToken) -> None:
+        begun = True
         while not stop.requested:
             try:
-                report = await self._catch_up.look(self._settings)
+                report = await self._catch_up.look(self._settings, begun=begun)
             except LedgerUnavailableError as error:
                 await self._watch.is_out(ArchiverFault.LEDGER_DOWN, str(error))
             except TransientError as error:
                 await self.log(logging.WARNING, "Catch-up looks again later", problem=str(error))
             else:
+                begun = False
                 await self._watch.is_back(ArchiverFault.LEDGER_DOWN)
                 self._observer.looked(
                     self._camera.name,

@@ -95,11 +95,19 @@ class CatchUp:
         self._turn = turn
         self._log = log
         self._known: set[str] = set()
+        self._since: dict[str, float] = {}
         self._unfinished_before: set[str] = set()
         self._looked_back = False
 
-    async def look(self, settings: ArchiverConfiguration) -> CatchUpReport:
+    async def look(self, settings: ArchiverConfiguration, *, begun: bool = False) -> CatchUpReport:
         """Look once; one bad exposure does not keep the others waiting.
+
+        Parameters
+        ----------
+        settings
+            Those in use.
+        begun
+            The Archiver has just begun to listen.
 
         Raises
         ------
@@ -107,6 +115,7 @@ class CatchUp:
             Look again later.
         """
         stored = await self._stored()
+        self._note_stored(stored, begun=begun)
         adopted = await self._adopt(stored, settings)
         boards = missing = 0
         room = settings.catch_up_boards - await self._queue.depth(work_queue(self._camera.name))
@@ -161,34 +170,60 @@ class CatchUp:
             return {}
         return {image.image: image for image in images}
 
+    def _note_stored(self, stored: Mapping[str, ImageAnnouncement], *, begun: bool) -> None:
+        """Note since when the DAQ holds each image, by this clock; its own may be another.
+
+        What it holds when the Archiver begins to listen had its events before that.
+        """
+        now = self._clock.now_tai()
+        complete = {name for name, announcement in stored.items() if announcement.complete}
+        for name in self._since.keys() - complete:
+            del self._since[name]
+        for name in complete:
+            self._since.setdefault(name, now)
+            if begun:
+                self._since[name] = 0.0
+
+    def _is_settled(self, image: str, settings: ArchiverConfiguration) -> bool:
+        """Tell whether the DAQ has held an image so long that its events are not to be awaited."""
+        since_tai = self._since.get(image)
+        return (
+            since_tai is not None and self._clock.now_tai() - since_tai >= settings.board_timeout_s
+        )
+
     async def _adopt(
         self, stored: Mapping[str, ImageAnnouncement], settings: ArchiverConfiguration
     ) -> int:
         """Register what was read out while nobody listened."""
         self._known &= stored.keys()
         adopted = 0
-        settled_tai = self._clock.now_tai() - settings.board_timeout_s
         for name, announcement in stored.items():
-            # The newest are left to their events.
-            recent = announcement.triggered_tai > settled_tai
-            if name in self._known or recent or not announcement.complete:
+            if name in self._known or not self._is_settled(name, settings):
                 continue
             try:
-                image = ImageName.parse(name)
-            except InvalidNameError:
-                continue  # engineering images have free names
-            if image.source != self._camera.code:
-                continue
-            async with self._turn(name):
-                self._known.add(name)
-                if await self._ledger.exposure(name) is not None:
-                    continue
-                await self._desk.adopt(
-                    image, triggered_tai=announcement.triggered_tai, settings=settings
-                )
-            adopted += 1
-            await self._log(logging.WARNING, "Unknown image found in the DAQ", image=name)
+                if await self._adopt_one(name, announcement, settings):
+                    adopted += 1
+            except PermanentError as error:
+                _log.error("Exposure cannot be caught up", image=name, problem=str(error))
+            self._known.add(name)
         return adopted
+
+    async def _adopt_one(
+        self, name: str, announcement: ImageAnnouncement, settings: ArchiverConfiguration
+    ) -> bool:
+        try:
+            image = ImageName.parse(name)
+        except InvalidNameError:
+            return False  # engineering images have free names
+        if image.source != self._camera.code:
+            return False
+        async with self._turn(name):
+            if await self._ledger.exposure(name) is not None:
+                return False
+            triggered_tai = announcement.triggered_tai
+            await self._desk.adopt(image, triggered_tai=triggered_tai, settings=settings)
+        await self._log(logging.WARNING, "Unknown image found in the DAQ", image=name)
+        return True
 
     async def _look_at(
         self,
@@ -210,9 +245,9 @@ class CatchUp:
             if stored is None or not stored.complete:
                 await self._unread(record, due, stored, now, settings)
                 return 0, len(due)
-            end_tai = stored.triggered_tai + self._camera.readout_s
-            if now - end_tai < settings.board_timeout_s:
+            if not self._is_settled(image, settings):
                 return 0, len(due)  # its event may still come
+            end_tai = stored.triggered_tai + self._camera.readout_s
             await self._ledger.set_end_readout(image, end_tai)
             record = await self._reread(record)
         await self._desk.note_header(record)

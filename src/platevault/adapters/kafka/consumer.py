@@ -71,6 +71,11 @@ class ThreadedConsumer:
         """Give the next messages, and errors, as soon as there are any; few or none if not."""
         return await self.run(_take)
 
+    async def rewind(self, name: str, offset: int) -> None:
+        """Read a topic again from an offset."""
+        place = TopicPartition(name, 0, offset)
+        await self.run(lambda consumer: consumer.seek(place))
+
     async def run(self, function: Callable[[Consumer], ResultT]) -> ResultT:
         """Do something with the consumer in its thread.
 

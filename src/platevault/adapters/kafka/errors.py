@@ -63,3 +63,8 @@ def problem_of(error: KafkaException) -> KafkaError:
     if isinstance(problem, KafkaError):
         return problem
     return KafkaError(KafkaError._FAIL, str(error))  # noqa: SLF001
+
+
+def is_corrupted(problem: KafkaError) -> bool:
+    """Tell whether messages did not arrive as the broker has them: read them again."""
+    return bool(problem.code() == KafkaError._BAD_MSG)  # noqa: SLF001

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, Message
 
 from platevault.adapters.kafka.codec import UndecodableSampleError
 from platevault.adapters.kafka.consumer import ThreadedConsumer
-from platevault.adapters.kafka.errors import error_of
+from platevault.adapters.kafka.errors import error_of, is_corrupted
 from platevault.adapters.kafka.schemas import SchemaBook
 from platevault.adapters.kafka.settings import KafkaSettings
 from platevault.adapters.kafka.subscription import Subscription
@@ -124,12 +124,24 @@ class TopicReader:
             if not self._pasts:
                 self.past_complete.set()
             while not self._subscription.failed:
-                for message in await self._consumer.take():
-                    await self._take(message)
+                await self._take_all(await self._consumer.take())
         except PlatevaultError as error:
             self._subscription.fail(error)
         finally:
             self.past_complete.set()
+
+    async def _take_all(self, messages: Sequence[Message]) -> None:
+        rewound: set[str] = set()
+        for message in messages:
+            name, problem, offset = str(message.topic()), message.error(), message.offset()
+            if name in rewound:
+                continue  # it comes again
+            if problem is not None and is_corrupted(problem) and offset is not None:
+                _log.warning("Messages arrived corrupted and are read again", topic=name)
+                await self._consumer.rewind(name, offset)
+                rewound.add(name)
+            else:
+                await self._take(message)
 
     async def _take(self, message: Message) -> None:
         name, offset = str(message.topic()), message.offset()

@@ -28,7 +28,7 @@ from typing_extensions import override
 
 from platevault.adapters.kafka.codec import UndecodableSampleError
 from platevault.adapters.kafka.consumer import BATCH, POLL_S, ThreadedConsumer
-from platevault.adapters.kafka.errors import error_of, problem_of
+from platevault.adapters.kafka.errors import error_of, is_corrupted, problem_of
 from platevault.adapters.kafka.reader import Skipped
 from platevault.adapters.kafka.schemas import SchemaBook
 from platevault.domain.errors import PermanentError, PlatevaultError
@@ -132,6 +132,7 @@ class KafkaRecording(Recording):
         self._places: dict[str, _Place] = {}
         self._held: deque[_Held] = deque()
         self._items: list[_Item] = []
+        self._rewound: set[str] = set()
         self._paused = False
         self._failure: PlatevaultError | None = None
         self._closed = False
@@ -274,6 +275,7 @@ class KafkaRecording(Recording):
     async def _receive(self) -> None:
         try:
             while True:
+                self._rewound.clear()
                 for item in await self._consumer.run(self._take):
                     await self._handle(item)
                 await self._hold_back()
@@ -310,6 +312,13 @@ class KafkaRecording(Recording):
     async def _hold(self, message: Message) -> None:
         name, offset, value = str(message.topic()), message.offset(), message.value()
         problem = message.error()
+        if name in self._rewound:
+            return  # it comes again
+        if problem is not None and is_corrupted(problem) and offset is not None:
+            _log.warning("Messages arrived corrupted and are read again", topic=name)
+            self._rewound.add(name)
+            await self._consumer.rewind(name, offset)
+            return
         if problem is not None:
             error = error_of(problem, "Recording a topic failed", topic=name)
             if isinstance(error, PermanentError) or problem.fatal():

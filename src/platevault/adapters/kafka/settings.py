@@ -145,6 +145,7 @@ class KafkaSettings:
             # Transactions are not used; waiting for their end would only hold readers up.
             "isolation.level": "read_uncommitted",
             "fetch.error.backoff.ms": "100",
+            "check.crcs": "true",
             **self.consumer_options,
         }
 

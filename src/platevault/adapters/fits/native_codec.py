@@ -20,7 +20,7 @@ class Level(IntEnum):
     AVX2 = 1
 
 
-_RATES = {Level.PORTABLE: "about 2 GB/s per core", Level.AVX2: "about 4 GB/s per core"}
+_RATES = {Level.PORTABLE: "about 1.5 GB/s per core", Level.AVX2: "about 2 GB/s per core"}
 _PACKING = {WordPacking.INT32: 0, WordPacking.PACKED18: 1}
 
 

@@ -40,7 +40,7 @@ class NumbaCodec(Codec):
     @override
     def info(self) -> CodecInfo:
         return CodecInfo(
-            "numba", "jit", f"about 0.8 GB/s; the native codec is not at work: {self._reason}"
+            "numba", "jit", f"about 0.3 GB/s; the native codec is not at work: {self._reason}"
         )
 
     @override

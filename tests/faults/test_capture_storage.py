@@ -144,6 +144,17 @@ async def test_pixels_that_stay_truncated_fail_their_board_only(rig: CaptureRig)
     assert [one.fields["status"] for one in rig.events("exposureClosed")] == [1]
 
 
+async def test_pixels_that_fail_do_not_wait_for_a_header(rig: CaptureRig) -> None:
+    await start_all(rig)
+    rig.daq.inject(DaqFault(FaultKind.BOARD_TRUNCATED, amount=0.5))
+    image = rig.image_name()
+    await rig.take(image, header=False)
+    await rig.until(lambda: len(statuses(rig)) == 4, limit_s=10.0)  # the header has 20 s
+    record = await rig.ledger.exposure(image)
+    assert record is not None
+    assert record.header is None
+
+
 async def test_a_board_that_never_heals_is_set_aside_for_a_person(rig: CaptureRig) -> None:
     await start_all(rig)
     rig.daq.inject(DaqFault(FaultKind.BOARD_TRUNCATED, location="22/0", amount=0.5))

@@ -26,7 +26,7 @@ from platevault.services.archiver import ArchiverConfiguration
 from platevault.sim.daq_faults import DaqFault, FaultKind
 from platevault.testing.capture import CaptureRig
 
-SETTINGS = ArchiverConfiguration(retry_s=5.0, catch_up_s=5.0)
+SETTINGS = ArchiverConfiguration(retry_s=5.0, retry_ceiling_s=20.0, catch_up_s=5.0)
 
 
 @pytest.fixture
@@ -281,6 +281,12 @@ async def test_a_disk_that_takes_nothing_is_waited_for(
     assert {row.reason.partition(":")[0] for row in (await rig.files(image)).values()} == {name}
     assert {tuple(codes) for codes in statuses(rig).values()} == {(5612,)}
     assert not temporary_files(rig)
+
+    async def has_been_tried_often() -> bool:
+        return {row.attempt >= 6 for row in (await rig.files(image)).values()} == {True}
+
+    await rig.until(has_been_tried_often, limit_s=300.0)
+    await rig.until(lambda: all_are(rig, image, FileState.RETRY))
     files.error = 0
     await rig.until(lambda: rig.is_delivered(image))
     await rig.until(lambda: bool(rig.events("exposureClosed")))

@@ -6,9 +6,10 @@ import sys
 
 import typer
 
-from platevault.cli import camera, config, csc, image, night
+from platevault.cli import camera, config, csc, image, night, service
 from platevault.cli.bench import bench_app
 from platevault.cli.outcomes import exit_code_of
+from platevault.cli.serve import serve_command
 from platevault.cli.version import show_version
 from platevault.domain.errors import PlatevaultError
 
@@ -30,6 +31,8 @@ app.add_typer(csc.app, name="csc")
 app.add_typer(camera.app, name="camera")
 app.add_typer(config.app, name="config")
 app.add_typer(bench_app, name="bench")
+app.add_typer(service.app, name="service")
+app.command("serve")(serve_command)
 app.command("version")(show_version)
 
 

@@ -13,7 +13,7 @@ from platevault.compose.header_keywords import load_keyword_set
 from platevault.compose.remotes import bus_link_file
 from platevault.domain.camera import Camera
 from platevault.domain.inventory import HeaderReference
-from platevault.domain.lifecycles import Destination
+from platevault.domain.lifecycles import Destination, SummaryState
 from platevault.domain.places import (
     ARCHIVE_CONTROLLER_QUEUE,
     archiver_queue,
@@ -50,6 +50,10 @@ class Factory:
     def __init__(self, context: ProcessContext) -> None:
         self._context = context
         self._headers = MeteredHeaders(context.metrics.registry)
+
+    @property
+    def _initial_state(self) -> SummaryState:
+        return SummaryState[self._context.settings.serve.initial_state.upper()]
 
     def create_archive_controller(self) -> ArchiveController:
         """Build the Archive Controller of the site."""
@@ -109,6 +113,7 @@ class Factory:
             presence=context.presence,
             readout=readout,
             find_header=lambda image: self._find_header(camera, image),
+            initial_state=self._initial_state,
             configuration=archiver_configuration(context.settings, camera, sensors),
         )
 
@@ -121,6 +126,7 @@ class Factory:
             observer=self._headers,
             store=context.annex,
             spool=context.spool,
+            initial_state=self._initial_state,
             options=HeaderServiceOptions(
                 timing=Timing(
                     margin_s=settings.header_service.margin_s,
@@ -149,23 +155,27 @@ class Factory:
             quarantine=settings.quarantine_dir,
             gather_s=settings.oods.gather_s,
             gather_limit_s=settings.oods.gather_limit_s,
+            initial_state=self._initial_state,
+        )
+
+    def create_state_watch(self) -> StateWatch:
+        """Build what shows the state of ledger and queues as gauges."""
+        context = self._context
+        queues = [ARCHIVE_CONTROLLER_QUEUE]
+        for name in context.cameras:
+            queues += [work_queue(name), oods_queue(name), archiver_queue(name)]
+        return StateWatch(
+            ledger=context.ledger,
+            queue=context.queue,
+            queues=queues,
+            metrics=context.metrics,
+            clock=context.clock,
         )
 
     def create_watchers(self) -> list[Service]:
         """Build what shows the state of the process: gauges, and their end point if it has one."""
         context, settings = self._context, self._context.settings
-        queues = [ARCHIVE_CONTROLLER_QUEUE]
-        for name in context.cameras:
-            queues += [work_queue(name), oods_queue(name), archiver_queue(name)]
-        watchers: list[Service] = [
-            StateWatch(
-                ledger=context.ledger,
-                queue=context.queue,
-                queues=queues,
-                metrics=context.metrics,
-                clock=context.clock,
-            )
-        ]
+        watchers: list[Service] = [self.create_state_watch()]
         if settings.metrics.port:
             watchers.append(
                 MetricsServer(

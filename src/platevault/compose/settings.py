@@ -99,6 +99,10 @@ class ServeSettings(_Part):
     drain_within_s: Seconds = Field(
         20.0, description="how long a service may finish what it has in hand when asked to stop [s]"
     )
+    registry_host: str = Field(
+        "127.0.0.1", description="address on which our schema registry listens; it has no accounts"
+    )
+    registry_port: Port = Field(8081, description="TCP port of our schema registry")
     initial_state: Literal["offline", "standby", "disabled", "enabled"] = Field(
         "standby", description="state that commandable components go to at their start"
     )
@@ -113,6 +117,8 @@ class DaqSettings(_Part):
     store_hours: float = Field(48.0, gt=0, description="how long the store keeps an image [h]")
     host: str = Field("", description="DAQ server; empty: the emulator in this process")
     port: Port = Field(0, description="TCP port of the DAQ server")
+    listen: str = Field("127.0.0.1", description="address on which a DAQ emulator listens")
+    control_port: Port = Field(0, description="TCP port of the emulator's control channel")
 
 
 class Settings(BaseSettings):
@@ -191,6 +197,11 @@ class Settings(BaseSettings):
     def log_file(self) -> Path:
         """Where a night logs to."""
         return self.root / "log" / "night.jsonl"
+
+    @property
+    def schemas_file(self) -> Path:
+        """What our schema registry remembers."""
+        return self.root / "registry" / "schemas.jsonl"
 
     @property
     def spool_dir(self) -> Path:

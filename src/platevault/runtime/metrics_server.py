@@ -1,9 +1,9 @@
-"""The metrics of a process over HTTP, for Prometheus."""
+"""The metrics of a process over HTTP, for Prometheus, and whether it lives and is ready."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -13,6 +13,8 @@ from platevault.domain.errors import UsageError
 from platevault.runtime.limits import ungrouped
 from platevault.runtime.service import StopToken
 
+#: Says whether something holds, and a text for people.
+Check = Callable[[], tuple[bool, str]]
 #: A scraper that has not sent its request or taken its answer by then is dropped [s].
 _CONNECTION_LIMIT_S = 10.0
 _LARGEST_REQUEST_BYTES = 16_384
@@ -37,12 +39,22 @@ class MetricsServer:
         TCP port; 0 takes a free one, see `port`.
     host
         Address to listen on.
+    checks
+        By path, such as ``/readyz``: answered with 200 if it holds and 503 if not.
     """
 
     name = "metrics"
 
-    def __init__(self, *, registry: CollectorRegistry, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        *,
+        registry: CollectorRegistry,
+        port: int,
+        host: str = "127.0.0.1",
+        checks: Mapping[str, Check] | None = None,
+    ) -> None:
         self._registry = registry
+        self._checks = dict(checks or {})
         self._host = host
         #: Port that is served, from readiness on.
         self.port = port
@@ -109,6 +121,10 @@ class MetricsServer:
         path = rest.partition(" ")[0].partition("?")[0]
         if method not in {"GET", "HEAD"}:
             return _message("405 Method Not Allowed", b"only GET\n")
+        if path in self._checks:
+            holds, text = self._checks[path]()
+            status = "200 OK" if holds else "503 Service Unavailable"
+            return _message(status, f"{text}\n".encode(), with_body=method == "GET")
         if path != "/metrics":
             return _message("404 Not Found", b"see /metrics\n")
         headers = {

@@ -8,6 +8,7 @@ from platevault.csc.configuration import ConfigurationSource
 from platevault.csc.csc import Csc
 from platevault.domain.camera import Camera
 from platevault.domain.ids import SensorName
+from platevault.domain.lifecycles import SummaryState
 from platevault.domain.messages import ImageInOods
 from platevault.ports.clock import Clock
 from platevault.ports.file_ledger import FileLedger
@@ -35,6 +36,8 @@ class OodsCsc(Csc):
         Whose files; its ``components.oods`` is the component.
     bus, interfaces, clock, version, configuration
         As for `Csc`.
+    initial_state
+        State it goes to at its start.
     ingest, ledger, queue, links, quarantine, steps, gather_s, gather_limit_s, reconcile_s
         As for `Oods`.
     """
@@ -57,6 +60,7 @@ class OodsCsc(Csc):
         gather_s: float = 0.5,
         gather_limit_s: float = 2.0,
         reconcile_s: float = 30.0,
+        initial_state: SummaryState = SummaryState.STANDBY,
     ) -> None:
         super().__init__(
             component=camera.components.oods,
@@ -65,6 +69,7 @@ class OodsCsc(Csc):
             clock=clock,
             version=version,
             configuration=configuration,
+            initial_state=initial_state,
         )
         self._camera = camera
         self._oods = Oods(

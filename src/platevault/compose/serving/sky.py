@@ -1,0 +1,99 @@
+"""The simulated observatory as a process: device time goes on while no exposure moves it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from platevault.compose.context import ProcessContext
+from platevault.compose.night.observatory import simulate_observatory
+from platevault.runtime.service import Deadline, Service, StopToken
+from platevault.runtime.waiting import wait_first
+from platevault.sim.camera_csc import SimCameraCsc
+from platevault.sim.daq import SimDaq
+from platevault.sim.daq_server import DaqServer
+from platevault.sim.observatory import Observatory
+
+#: Time between steps of device time while nothing else moves it [s].
+_STEP_S = 1.0
+
+
+class Sky:
+    """Lets the observatory's time go by; a `Service`.
+
+    Parameters
+    ----------
+    context
+        The ports.
+    observatory
+        What goes on.
+    """
+
+    name = "sky"
+
+    def __init__(self, *, context: ProcessContext, observatory: Observatory) -> None:
+        self._context = context
+        self._observatory = observatory
+
+    async def run(self, stop: StopToken, ready: Callable[[], None]) -> None:
+        """Step once a second until ``stop``."""
+        await self._observatory.start()
+        ready()
+        clock = self._context.clock
+        while not stop.requested:
+            due = Deadline(clock, clock.now_tai() + _STEP_S)
+            await self._observatory.advance(_STEP_S)
+            await wait_first(stop.wait(), due.wait())
+
+
+def daq_server(context: ProcessContext, daqs: Mapping[str, SimDaq], *, moves: bool) -> DaqServer:
+    """Build the server of simulated DAQs; with ``moves`` their time goes with ours."""
+    daq = context.settings.daq
+    return DaqServer(
+        devices={context.cameras[name].partition: device for name, device in daqs.items()},
+        host=daq.listen,
+        port=daq.port,
+        control_port=daq.control_port,
+        clock=context.clock if moves else None,
+    )
+
+
+def daq_emulator(context: ProcessContext, *, seed: int) -> list[Service]:
+    """Build DAQs alone, triggered over their control channel."""
+    daqs = {
+        name: SimDaq(
+            camera=camera,
+            seed=seed,
+            start_tai=context.clock.now_tai(),
+            retention_s=context.settings.daq.store_hours * 3600.0,
+        )
+        for name, camera in context.cameras.items()
+    }
+    return [daq_server(context, daqs, moves=True)]
+
+
+async def observatory_services(
+    context: ProcessContext, *, seed: int, sensors: Sequence[str]
+) -> list[Service]:
+    """Build telescopes, weather, DAQs and cameras that take commands."""
+
+    async def once(_camera: str, _topic: str, _image: str) -> int:
+        return 1
+
+    simulated = await simulate_observatory(context, seed=seed, sensors=sensors, on_event=once)
+    turns = asyncio.Lock()
+    return [
+        daq_server(context, simulated.daqs, moves=False),
+        Sky(context=context, observatory=simulated.observatory),
+        *(
+            SimCameraCsc(
+                device=device,
+                bus=context.bus,
+                interfaces=context.interfaces,
+                clock=context.clock,
+                version=context.version,
+                taking=turns,
+            )
+            for device in simulated.devices.values()
+        ),
+    ]

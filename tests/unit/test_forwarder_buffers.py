@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import numpy as np
 
 from platevault.services.forwarder.buffers import BoardBuffers
@@ -12,6 +14,14 @@ def test_a_buffer_comes_back() -> None:
     first = buffers.take(100)
     buffers.give_back(first)
     assert buffers.take(80) is first
+
+
+def test_a_buffer_begins_on_a_page_and_can_be_written() -> None:
+    buffer = BoardBuffers(count=1).take(5000)
+    assert len(buffer) == 5000
+    assert buffer.ctypes.data % mmap.PAGESIZE == 0
+    buffer[:] = 7
+    assert int(buffer.sum()) == 35_000
 
 
 def test_two_that_are_lent_are_not_the_same() -> None:

@@ -229,6 +229,19 @@ async def test_a_daq_that_is_away_is_waited_for(rig: CaptureRig, kind: FaultKind
     await rig.until(lambda: rig.is_archived(image))
 
 
+async def test_a_daq_that_hears_of_the_image_after_the_bus_is_waited_for(rig: CaptureRig) -> None:
+    await start_all(rig)
+    image = rig.image_name()
+    await rig.begin(image)
+    await rig.end(image)
+    await rig.publish_header(image)
+    await rig.pass_time(3.0)
+    rig.read_out(image)
+    await rig.until(lambda: rig.is_archived(image))
+    await rig.until(lambda: len(statuses(rig)) == 4)
+    assert {tuple(codes) for codes in statuses(rig).values()} == {(0,)}
+
+
 async def test_a_readout_that_does_not_end_is_a_typed_failure_after_its_limit(
     rig: CaptureRig,
 ) -> None:

@@ -266,7 +266,7 @@ class ArchiverCsc(Csc):
     async def _connect(self) -> None:
         try:
             await self._ledger.exposure("")
-        except LedgerUnavailableError as error:
+        except PlatevaultError as error:  # damaged or forbidden, it is of no more use
             raise ArchiverFaultError(
                 ArchiverFault.LEDGER_DOWN, "The ledger does not answer", problem=str(error)
             ) from error

@@ -72,12 +72,29 @@ def bench_exposure_command(
         report.write(found, "exposure", markdown, report.machine_facts(scratch))
 
 
+@bench_app.command("ingest")
+def bench_ingest_command(
+    scratch: _Scratch = _RAM_DISK,
+    exposures: Annotated[int, typer.Option(min=3, help="Exposures of each camera.")] = 7,
+    markdown: _Pages = None,
+) -> None:
+    """Measure the ingest of an exposure against a bare batched call."""
+    from platevault.compose.bench import ingest, report
+
+    console = Console()
+    found = ingest.bench_ingest(_directory(scratch), exposures=exposures, progress=_teller(console))
+    report.show(found, console)
+    if markdown is not None:
+        report.write(found, "ingest", markdown, report.machine_facts(scratch))
+
+
 @bench_app.command("all")
 def bench_all_command(scratch: _Scratch = _RAM_DISK, markdown: _Pages = None) -> None:
     """Measure everything, one after the other."""
     bench_headers_command(scratch=scratch, repeats=7, markdown=markdown)
     bench_pixels_command(scratch=scratch, repeats=5, sensors=18, markdown=markdown)
     bench_exposure_command(scratch=scratch, repeats=3, markdown=markdown)
+    bench_ingest_command(scratch=scratch, exposures=7, markdown=markdown)
 
 
 def _directory(scratch: Path) -> Path:

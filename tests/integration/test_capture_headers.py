@@ -107,6 +107,18 @@ async def test_two_forwarders_give_up_a_header_together(rig: CaptureRig) -> None
     assert await rig.leases.current(header_lease(image)) is None
 
 
+async def test_a_hint_makes_a_look_at_the_ledger_needless(rig: CaptureRig) -> None:
+    await rig.start(await rig.controller())
+    await rig.start(await rig.forwarder(header_poll_s=1000.0))
+    await rig.start(rig.archiver())
+    await rig.enable()
+    image = rig.image_name()
+    await rig.take(image, header=False)
+    await rig.pass_time(3.0)
+    await rig.publish_header(image)
+    await rig.until(lambda: rig.is_archived(image), limit_s=10.0)  # the deadline is later
+
+
 async def test_a_look_finds_the_header_when_the_hint_is_lost(rig: CaptureRig) -> None:
     await rig.corridor()
     image = rig.image_name()

@@ -27,6 +27,7 @@ from platevault.adapters.butler.exposures import register_exposure
 from platevault.adapters.butler.facts import allows_visit
 from platevault.adapters.butler.instrument import CameraInstrument
 from platevault.adapters.butler.repository import database_errors, open_butler
+from platevault.adapters.butler.turns import RegistryTurns
 from platevault.adapters.butler.visits import define_visits
 from platevault.domain.camera import Camera
 from platevault.domain.ids import ImageName
@@ -57,6 +58,7 @@ class Catalogue:
     def __init__(self, *, settings: RepositorySettings, butler: Butler) -> None:
         self._settings = settings
         self._butler = butler
+        self._turns = RegistryTurns(settings=settings)
         self._instruments: dict[str, CameraInstrument] = {}
 
     @classmethod
@@ -66,13 +68,14 @@ class Catalogue:
 
     def close(self) -> None:
         """Let go of the database."""
+        self._turns.close()
         self._butler.close()
 
     def register_camera(self, camera: Camera) -> None:
         """Register instrument, visit systems, detectors, filters, dataset type and run."""
         instrument = CameraInstrument(camera, self._settings.compatibility)
         registry = self._butler.registry
-        with self._database():
+        with self._database(), self._turns.turn("camera", camera.name):
             try:
                 registry.registerDatasetType(
                     DatasetType(
@@ -105,7 +108,8 @@ class Catalogue:
         name = ImageName.parse(image)
         instrument = self._instrument(camera)
         batch = Batch.inspect(camera, name, files)
-        with self._database():
+        turn = self._turns.turn("exposure", camera.name, name.exposure_id)
+        with self._database(), turn:
             for _ in range(_ROUNDS):
                 try:
                     return batch.results(self._ingest(instrument, batch))

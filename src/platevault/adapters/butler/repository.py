@@ -20,6 +20,7 @@ from platevault.adapters.butler.configuration import (
     RepositoryMismatchError,
     RepositorySettings,
 )
+from platevault.adapters.butler.turns import RegistryTurns
 from platevault.ports.ingest import CatalogueUnavailableError
 
 _CONFIG = "butler.yaml"
@@ -52,7 +53,7 @@ def open_butler(settings: RepositorySettings) -> Butler:
     """
     try:
         if not (settings.root / _CONFIG).exists():
-            _make_repository(settings)
+            _make_repository_in_turn(settings)
         with database_errors(settings.root):
             butler = Butler.from_config(str(settings.root), writeable=True)
     except OSError as error:
@@ -62,6 +63,31 @@ def open_butler(settings: RepositorySettings) -> Butler:
     if settings.compatibility is Compatibility.PLATEVAULT:
         _check_storage_class(settings.root)
     return butler
+
+
+def _make_repository_in_turn(settings: RepositorySettings) -> None:
+    turns = RegistryTurns(settings=settings)
+    try:
+        with _registry_address(settings), database_errors(settings.root), turns.turn("make"):
+            if not (settings.root / _CONFIG).exists():
+                _make_repository(settings)
+    finally:
+        turns.close()
+
+
+@contextmanager
+def _registry_address(settings: RepositorySettings) -> Iterator[None]:
+    try:
+        yield
+    except (exc.ArgumentError, exc.NoSuchModuleError, ImportError, RuntimeError) as error:
+        raise RegistryAddressError(
+            "Registry cannot be made at this address",
+            field="registry_url",
+            namespace=settings.registry_namespace,
+            error=str(error),
+            expected="postgresql+psycopg://..., with pip install 'platevault[postgres]', of a"
+            " database with the extension btree_gist and a namespace without tables",
+        ) from error
 
 
 def _make_repository(settings: RepositorySettings) -> None:
@@ -84,17 +110,7 @@ def _make_repository(settings: RepositorySettings) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
         # A part-made repository would look like a whole one, for its configuration comes first.
         fresh = Path(scratch) / root.name
-        try:
-            with database_errors(root):
-                Butler.makeRepo(str(fresh), config=config)
-        except (exc.ArgumentError, ImportError, RuntimeError) as error:
-            raise RegistryAddressError(
-                "Registry cannot be made at this address",
-                field="registry_url",
-                namespace=settings.registry_namespace,
-                error=str(error),
-                expected="postgresql+psycopg://..., with pip install 'lsst-daf-butler[postgres]'",
-            ) from error
+        Butler.makeRepo(str(fresh), config=config)
         try:
             fresh.replace(root)
         except OSError:

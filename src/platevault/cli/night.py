@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +61,13 @@ JsonFileOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", help="no live view")]
 
 
+class Deployment(StrEnum):
+    """How the services of a night are deployed."""
+
+    EMBEDDED = "embedded"
+    LOCAL_SERVERS = "local-servers"
+
+
 @app.command("run")
 def run(
     camera: CamerasOption,
@@ -77,11 +85,18 @@ def run(
     faults: FaultsOption = None,
     json_file: JsonFileOption = None,
     quiet: QuietOption = False,
+    deployment: Annotated[
+        Deployment,
+        typer.Option(
+            help="embedded: all in this process; local-servers: every service its own process over "
+            "Kafka, RabbitMQ, Redis and PostgreSQL, started for it"
+        ),
+    ] = Deployment.EMBEDDED,
     stay: Annotated[
         bool, typer.Option("--stay", help="stay up after the last exposure, until interrupted")
     ] = False,
 ) -> None:
-    """Run a simulated night end to end in this process, and check that nothing was lost.
+    """Run a simulated night end to end, and check that nothing was lost.
 
     The exit status is 1 if an invariant does not hold.
     """
@@ -95,6 +110,7 @@ def run(
         faults=read_plan(faults) if faults is not None else (),
         keyword_files=keyword_files,
         stay=stay,
+        local_servers=deployment is Deployment.LOCAL_SERVERS,
     )
     _finish(_watched(settings_from(root, config), options, quiet=quiet), json_file)
 

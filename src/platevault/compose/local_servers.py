@@ -34,6 +34,8 @@ _POSTGRES_HOME = Path("/usr/lib/postgresql")
 #: What PostgreSQL says while it recovers.
 _POSTGRES_WAITS = ("starting up", "not yet accepting connections")
 _KAFKA_HOME = Path("/opt/platevault/kafka")
+#: Bytes read of Kafka's answer: its length and the number of the question.
+_ANSWER_BYTES = 8
 
 
 class ServerMissingError(PlatevaultError):
@@ -89,7 +91,7 @@ class Server(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make its data once, before the first start; `ServerMissingError` if not installed."""
+        """Make its data if there are none; `ServerMissingError` if it is not installed."""
 
     def start(self) -> None:
         """Start and return when it answers; `ServerFailedError` if it does not."""
@@ -208,6 +210,7 @@ class RabbitServer(Server):
         (self.directory / "enabled_plugins").write_text("[].\n", encoding="utf-8")
         # A cookie of its own keeps the node apart from others on the host.
         cookie = self.directory / ".erlang.cookie"
+        cookie.unlink(missing_ok=True)
         cookie.write_text(secrets.token_hex(16), encoding="utf-8")
         cookie.chmod(0o400)
 
@@ -280,6 +283,8 @@ class PostgresServer(Server):
     def prepare(self) -> None:
         self._home = _newest(_POSTGRES_HOME.glob("*/bin/initdb"), "postgresql").parent
         data = self.directory / "data"
+        if data.exists():
+            return
         data.mkdir()
         owner = self.user()
         if owner is not None:
@@ -306,18 +311,21 @@ class PostgresServer(Server):
     @override
     def start(self) -> None:
         super().start()
-        self._run(
-            "psql", "-h", self.host, "-p", str(self.port), "-U", "platevault", "-d", "postgres",
-            "-qc", "select 1",
-        )  # fmt: skip
-        found = self._run(
-            "psql", "-h", self.host, "-p", str(self.port), "-U", "platevault", "-d", "postgres",
-            "-Atc", "select 1 from pg_database where datname = 'platevault'",
-        )  # fmt: skip
-        if not found.strip():
+        self._psql("postgres", "select 1")
+        if not self._psql("postgres", "select 1 from pg_database where datname = 'platevault'"):
             self._run(
                 "createdb", "-h", self.host, "-p", str(self.port), "-U", "platevault", "platevault"
             )
+
+    def add_extension(self, name: str) -> None:
+        """Add an extension to the database, as an administrator does."""
+        self._psql("platevault", f"create extension if not exists {name}")
+
+    def _psql(self, database: str, command: str) -> str:
+        return self._run(
+            "psql", "-h", self.host, "-p", str(self.port), "-U", "platevault", "-d", database,
+            "-Atqc", command,
+        ).strip()  # fmt: skip
 
     @override
     def stop(self) -> None:
@@ -404,6 +412,8 @@ class KafkaServer(Server):
         }
         text = "".join(f"{name}={value}\n" for name, value in properties.items())
         (self.directory / "server.properties").write_text(text, encoding="utf-8")
+        if (self.directory / "data").exists():
+            return
         done = subprocess.run(  # noqa: S603 - our own argument list
             [
                 *self._java(), "kafka.tools.StorageTool", "format", "-t", "cGxhdGV2YXVsdC10ZXN0cw",
@@ -428,7 +438,7 @@ class KafkaServer(Server):
             with socket.create_connection((self.host, self.port), 1.0) as connection:
                 connection.settimeout(2.0)
                 connection.sendall(len(request).to_bytes(4, "big") + request)
-                return len(connection.recv(8)) == 8
+                return len(connection.recv(_ANSWER_BYTES)) == _ANSWER_BYTES
         except OSError:
             return False
 

@@ -259,6 +259,15 @@ def notify_address() -> str:
     return os.environ.get("NOTIFY_SOCKET", "")  # noqa: TID251 - this is where it is read
 
 
+def child_environment() -> dict[str, str]:
+    """Give the environment for a process of ours whose settings are all in its file."""
+    return {
+        name: value
+        for name, value in os.environ.items()  # noqa: TID251 - this is where it is read
+        if not name.startswith(("PLATEVAULT_", "LSST_", "NOTIFY_SOCKET"))
+    }
+
+
 def revealed(settings: Settings) -> dict[str, Any]:
     """Give settings as plain data with their secrets, to be kept in a file of the owner alone."""
     return {name: _plain(getattr(settings, name)) for name in type(settings).model_fields}

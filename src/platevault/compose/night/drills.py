@@ -67,8 +67,19 @@ class DisableArchiver(_Fault):
     fault: Literal["disable_archiver"]
 
 
+class Kill(_Fault):
+    """A process, or a server, is killed when an event of the camera goes out, and comes back.
+
+    Only a night with servers has them.
+    """
+
+    fault: Literal["kill"]
+    target: str = Field(description="archiver-LATISS, forwarder-1, kafka, postgres ...")
+    event: str = Field("endReadout", description="when: as this event goes out")
+
+
 Fault = Annotated[
-    LoseEvent | RepeatEvent | DaqFails | KillForwarder | DisableArchiver,
+    LoseEvent | RepeatEvent | DaqFails | KillForwarder | DisableArchiver | Kill,
     Field(discriminator="fault"),
 ]
 _PLAN: TypeAdapter[list[Fault]] = TypeAdapter(list[Fault])
@@ -108,11 +119,20 @@ class Drills:
         What goes wrong when.
     daqs
         DAQs by camera name.
+    kill
+        Kills a process or a server by name, in a night that has them.
     """
 
-    def __init__(self, *, plan: Sequence[Fault], daqs: Mapping[str, SimDaq]) -> None:
+    def __init__(
+        self,
+        *,
+        plan: Sequence[Fault],
+        daqs: Mapping[str, SimDaq],
+        kill: Callable[[str], None] | None = None,
+    ) -> None:
         self._plan = plan
         self._daqs = daqs
+        self._kill = kill
         self._numbers: dict[str, int] = {}
         self._deaths: dict[str, str] = {}
         self.injected: list[str] = []
@@ -133,6 +153,10 @@ class Drills:
         if image not in self._numbers:
             self._numbers[image] = len(self._numbers) + 1
             self._begin(camera, image)
+        for fault in self.due(self._numbers[image]):
+            if isinstance(fault, Kill) and fault.event == event and self._kill is not None:
+                self._kill(fault.target)
+                self.injected.append(f"{image}: {fault.target} killed at {event}")
         for fault in self.due(self._numbers[image]):
             if isinstance(fault, LoseEvent) and fault.event == event:
                 self.injected.append(f"{image}: {event} lost")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,10 +12,13 @@ from platevault.domain.camera import Camera
 from platevault.domain.ids import ImageName
 from platevault.domain.timescales import day_obs_of, tai_from_utc
 from platevault.ports.file_ledger import FileLedger
+from platevault.runtime.service import Service
 from platevault.sim.announcer import SalAnnouncer
 from platevault.sim.camera import CameraDevice
+from platevault.sim.camera_csc import SimCameraCsc
 from platevault.sim.clock import DeviceClock
 from platevault.sim.daq import SimDaq
+from platevault.sim.daq_server import DaqServer
 from platevault.sim.observatory import Observatory
 from platevault.sim.telescope import Site, Telescope
 from platevault.sim.weather import Weather
@@ -119,6 +123,46 @@ async def simulate_observatory(
         for camera in cameras
     }
     return SimulatedObservatory(clock=clock, observatory=observatory, daqs=daqs, devices=devices)
+
+
+def simulated_cameras(
+    context: ProcessContext, simulated: SimulatedObservatory
+) -> list[SimCameraCsc]:
+    """Build the cameras as components, which take turns with device time."""
+    turns = asyncio.Lock()
+    return [
+        SimCameraCsc(
+            device=device,
+            bus=context.bus,
+            interfaces=context.interfaces,
+            clock=context.clock,
+            version=context.version,
+            taking=turns,
+        )
+        for device in simulated.devices.values()
+    ]
+
+
+def simulated_services(context: ProcessContext, simulated: SimulatedObservatory) -> list[Service]:
+    """Build what an observatory offers to other processes: its DAQs, and its cameras."""
+    return [
+        simulated_daqs(context, simulated.daqs, moves=False),
+        *simulated_cameras(context, simulated),
+    ]
+
+
+def simulated_daqs(
+    context: ProcessContext, daqs: Mapping[str, SimDaq], *, moves: bool
+) -> DaqServer:
+    """Build the server of simulated DAQs; with ``moves`` their time goes with ours."""
+    daq = context.settings.daq
+    return DaqServer(
+        devices={context.cameras[name].partition: device for name, device in daqs.items()},
+        host=daq.listen,
+        port=daq.port,
+        control_port=daq.control_port,
+        clock=context.clock if moves else None,
+    )
 
 
 async def _begin(

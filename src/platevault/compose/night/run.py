@@ -16,7 +16,13 @@ from platevault.compose.night.drills import Drills, Fault, Mortal
 from platevault.compose.night.driver import NightDriver
 from platevault.compose.night.figures import camera_figures
 from platevault.compose.night.invariants import Evidence, check_invariants
-from platevault.compose.night.observatory import SimulatedObservatory, simulate_observatory
+from platevault.compose.night.local_site import LocalSite, local_site
+from platevault.compose.night.observatory import (
+    SimulatedObservatory,
+    simulate_observatory,
+    simulated_cameras,
+    simulated_services,
+)
 from platevault.compose.night.progress import ExposureProgress, night_progress
 from platevault.compose.night.records import NightRecord
 from platevault.compose.night.replay import FrameVisit
@@ -28,7 +34,6 @@ from platevault.runtime.metrics import Metrics
 from platevault.runtime.process import run_services
 from platevault.runtime.service import Service, StopToken
 from platevault.runtime.steps import Steps
-from platevault.sim.camera_csc import SimCameraCsc
 from platevault.sim.daq_readout import SimReadout
 
 #: Time for the last files, and for each exposure, before the night is called unfinished [s].
@@ -63,6 +68,9 @@ class NightOptions:
         Files with header keywords of their own, by camera name.
     stay
         Stay up after the last exposure until a stop is asked for.
+    local_servers
+        Every service is a process of its own over servers of its own on this host; otherwise all
+        is in this process.
     """
 
     cameras: Mapping[str, Camera]
@@ -74,6 +82,7 @@ class NightOptions:
     replayed: Mapping[str, Sequence[FrameVisit]] = field(default_factory=dict)
     keyword_files: Mapping[str, Path] = field(default_factory=dict)
     stay: bool = False
+    local_servers: bool = False
 
     @property
     def planned(self) -> int:
@@ -102,7 +111,22 @@ async def run_night(
     stop: StopToken,
     metrics: Metrics,
 ) -> NightReport:
-    """Run a night in this process and check what must hold at its end."""
+    """Run a night and check what must hold at its end."""
+    if not options.local_servers:
+        return await _run(settings, options, None, watch=watch, stop=stop, metrics=metrics)
+    async with local_site(settings) as site:
+        return await _run(site.settings, options, site, watch=watch, stop=stop, metrics=metrics)
+
+
+async def _run(
+    settings: Settings,
+    options: NightOptions,
+    site: LocalSite | None,
+    *,
+    watch: Watcher,
+    stop: StopToken,
+    metrics: Metrics,
+) -> NightReport:
     record = NightRecord()
     async with process_context(
         settings, options.cameras, metrics, options.keyword_files
@@ -120,11 +144,15 @@ async def run_night(
             on_event=on_event,
             begin_tai=options.begin_tai,
         )
-        drills = Drills(plan=options.faults, daqs=simulated.daqs)
+        drills = Drills(
+            plan=options.faults,
+            daqs=simulated.daqs,
+            kill=site.kill if site is not None else None,
+        )
         driver = NightDriver(context=context, simulated=simulated, record=record, drills=drills)
         hooks.append(driver.on_event)
         began_tai = context.clock.now_tai()
-        async with _deployed(context, simulated, drills), driver.listening():
+        async with _deployed(context, simulated, drills, site), driver.listening():
             await simulated.observatory.start()
             await driver.start()
             async with _watching(context, record, options, watch):
@@ -174,10 +202,30 @@ async def _observe(driver: NightDriver, options: NightOptions) -> None:
 
 @asynccontextmanager
 async def _deployed(
-    context: ProcessContext, simulated: SimulatedObservatory, drills: Drills
+    context: ProcessContext,
+    simulated: SimulatedObservatory,
+    drills: Drills,
+    site: LocalSite | None,
 ) -> AsyncIterator[None]:
     """Run every service for the time of the context."""
-    services = _services(context, simulated, drills)
+    if site is not None:
+        observatory = simulated_services(context, simulated)
+        sensors = {
+            name: [one.name for one in device.detectors]
+            for name, device in simulated.devices.items()
+        }
+        async with (
+            _running(context, observatory),
+            site.services(context.cameras, sensors, context.keyword_files),
+        ):
+            yield
+        return
+    async with _running(context, _services(context, simulated, drills)):
+        yield
+
+
+@asynccontextmanager
+async def _running(context: ProcessContext, services: Sequence[Service]) -> AsyncIterator[None]:
     stop = StopToken()
     last = _Last()
     async with asyncio.TaskGroup() as group:
@@ -223,17 +271,9 @@ def _services(
         name = f"forwarder-{number}"
         make = partial(_forwarder, factory, name, readouts)
         services.append(Mortal(make=make, name=name, drills=drills, clock=context.clock))
-    turns = asyncio.Lock()
+    services += simulated_cameras(context, simulated)
     for camera in context.cameras.values():
         services += [
-            SimCameraCsc(
-                device=simulated.devices[camera.name],
-                bus=context.bus,
-                interfaces=context.interfaces,
-                clock=context.clock,
-                version=context.version,
-                taking=turns,
-            ),
             factory.create_header_service(camera),
             factory.create_oods(camera),
             factory.create_archiver(

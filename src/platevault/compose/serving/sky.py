@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from platevault.compose.context import ProcessContext
-from platevault.compose.night.observatory import simulate_observatory
+from platevault.compose.night.observatory import (
+    simulate_observatory,
+    simulated_daqs,
+    simulated_services,
+)
 from platevault.runtime.service import Deadline, Service, StopToken
 from platevault.runtime.waiting import wait_first
-from platevault.sim.camera_csc import SimCameraCsc
 from platevault.sim.daq import SimDaq
-from platevault.sim.daq_server import DaqServer
 from platevault.sim.observatory import Observatory
 
 #: Time between steps of device time while nothing else moves it [s].
@@ -46,18 +47,6 @@ class Sky:
             await wait_first(stop.wait(), due.wait())
 
 
-def daq_server(context: ProcessContext, daqs: Mapping[str, SimDaq], *, moves: bool) -> DaqServer:
-    """Build the server of simulated DAQs; with ``moves`` their time goes with ours."""
-    daq = context.settings.daq
-    return DaqServer(
-        devices={context.cameras[name].partition: device for name, device in daqs.items()},
-        host=daq.listen,
-        port=daq.port,
-        control_port=daq.control_port,
-        clock=context.clock if moves else None,
-    )
-
-
 def daq_emulator(context: ProcessContext, *, seed: int) -> list[Service]:
     """Build DAQs alone, triggered over their control channel."""
     daqs = {
@@ -69,7 +58,7 @@ def daq_emulator(context: ProcessContext, *, seed: int) -> list[Service]:
         )
         for name, camera in context.cameras.items()
     }
-    return [daq_server(context, daqs, moves=True)]
+    return [simulated_daqs(context, daqs, moves=True)]
 
 
 async def observatory_services(
@@ -81,19 +70,7 @@ async def observatory_services(
         return 1
 
     simulated = await simulate_observatory(context, seed=seed, sensors=sensors, on_event=once)
-    turns = asyncio.Lock()
     return [
-        daq_server(context, simulated.daqs, moves=False),
         Sky(context=context, observatory=simulated.observatory),
-        *(
-            SimCameraCsc(
-                device=device,
-                bus=context.bus,
-                interfaces=context.interfaces,
-                clock=context.clock,
-                version=context.version,
-                taking=turns,
-            )
-            for device in simulated.devices.values()
-        ),
+        *simulated_services(context, simulated),
     ]

@@ -84,7 +84,7 @@ QUEUES = (
         senders={_ARCHIVER: (HealthCheck, NewArchiveItem), _FORWARDER: (FileTransferCompleted,)},
     ),
     Queue(
-        name="work",
+        name="boards",
         address=places.work_queue("{camera}"),
         receiver=_FORWARDER,
         historical="the queue of each Forwarder's registration (f99_consume)",

@@ -93,7 +93,7 @@ class RedisConnection:
                     user=self.settings.user,
                     problem=str(error.__cause__),
                 ) from error
-            _log.warning("Redis does not answer yet", problem=str(error))
+            # It is said by `_note`; services wait for it.
         return self
 
     async def __aexit__(
@@ -139,13 +139,13 @@ class RedisConnection:
         return answer
 
     def _note(self, *, problem: str) -> None:
-        answers = not problem
-        if answers == self._state.answers:
-            return
-        self._state = RedisState(answers, self._clock.now_tai(), problem)
-        if answers:
+        before, answers = self._state, not problem
+        changed = answers != before.answers or not before.since_tai
+        since_tai = self._clock.now_tai() if changed else before.since_tai
+        self._state = RedisState(answers, since_tai, problem)
+        if changed and answers:
             _log.info("Redis answers", host=self.settings.host)
-        else:
+        elif changed:
             _log.warning("Redis does not answer", host=self.settings.host, problem=problem)
 
     def _pool(self) -> BlockingConnectionPool:

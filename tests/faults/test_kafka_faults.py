@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from platevault.adapters.kafka import (
     BusState,
@@ -33,7 +34,7 @@ from platevault.testing.sample_bus_contract import contract_sample, contract_top
 from platevault.testing.servers import KafkaServer, ServerMissingError, free_port
 from platevault.testing.tcp_proxy import TcpProxy
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow]
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(150)]
 
 PATIENCE_S = 50.0
 TOPIC = contract_topic()
@@ -280,6 +281,54 @@ async def test_opening_and_closing_may_be_cancelled(
         assert task.cancelled()
 
 
+async def test_a_topic_made_anew_is_read_on_and_old_commands_are_not_given_again(
+    bus: KafkaSampleBus, kafka_server: KafkaServer, kafka_settings: KafkaSettings
+) -> None:
+    event, command = TOPIC, contract_topic("command_store")
+    for topic in (event, command):
+        for sequence in range(1, 6):
+            await bus.publish(contract_sample(sequence, topic=topic))
+    admin = AdminClient({"bootstrap.servers": kafka_server.address})
+    names = [
+        f"lsst.{kafka_settings.subname}.PVDemo.{name}"
+        for name in ("logevent_frameStored", "command_store")
+    ]
+
+    async def persist(sample: Sample) -> None:
+        while True:
+            try:
+                return await bus.publish(sample)
+            except BusUnavailableError:
+                await asyncio.sleep(0.1)
+
+    got: list[tuple[str, int]] = []
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        bus.subscribe([event, command], history=History.NONE) as samples,
+        bus.record([event], group="efd") as recording,
+    ):
+        iterator = aiter(recording)
+        assert [(await anext(iterator)) for _ in range(5)]
+        await recording.commit()
+        for future in admin.delete_topics(names).values():
+            future.result()
+        await persist(contract_sample(6, topic=event))
+        # Commands are read on from the moment at which the loss is noticed.
+        sequence = 6
+        while len(got) < 3:
+            await persist(contract_sample(sequence, topic=command))
+            sequence += 1
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    sample = await anext(samples)
+                    got.append((sample.topic.sal_name, sample.sequence))
+        item = await anext(iterator)
+        assert isinstance(item, Sample)
+        assert item.sequence == 6
+    assert ("logevent_frameStored", 6) in got
+    assert min(number for _, number in got) == 6
+
+
 # The registry
 
 
@@ -443,10 +492,11 @@ async def test_a_slow_way_delays_and_loses_nothing(
         proxy.mend()
 
 
+@pytest.mark.parametrize("recorded", [False, True])
 async def test_corrupted_bytes_do_not_become_samples(
-    distant_bus: KafkaSampleBus, proxy: TcpProxy
+    distant_bus: KafkaSampleBus, proxy: TcpProxy, recorded: bool
 ) -> None:
-    async with streaming(distant_bus) as stream:
+    async with streaming(distant_bus, recorded=recorded) as stream:
         for _ in range(5):
             proxy.corrupt(mark=b"number ")  # within the text of a sample
             before = stream.written

@@ -15,6 +15,7 @@ from platevault.runtime.executor import BlockingCalls
 
 #: Longest wait for a message within one call [s]: how late a consumer notices that it is to end.
 POLL_S = 0.1
+_ANSWER_S = 10.0
 #: Messages taken with one call; a loop that decoded more at a time would hold other tasks up.
 BATCH = 100
 
@@ -63,7 +64,7 @@ class ThreadedConsumer:
             await self._calls.__aexit__(kind, error, trace)
 
     async def assign(self, offsets: Mapping[str, int]) -> None:
-        """Read each topic from its offset on."""
+        """Read each topic from its offset on; what was fetched and not taken is fetched again."""
         places = [TopicPartition(name, 0, offset) for name, offset in offsets.items()]
         await self.run(lambda consumer: consumer.assign(places))
 
@@ -71,10 +72,12 @@ class ThreadedConsumer:
         """Give the next messages, and errors, as soon as there are any; few or none if not."""
         return await self.run(_take)
 
-    async def rewind(self, name: str, offset: int) -> None:
-        """Read a topic again from an offset."""
-        place = TopicPartition(name, 0, offset)
-        await self.run(lambda consumer: consumer.seek(place))
+    async def reach(self, name: str) -> tuple[int, int]:
+        """Give the offsets of the oldest message of a topic and after the newest."""
+        place = TopicPartition(name, 0)
+        return await self.run(
+            lambda consumer: consumer.get_watermark_offsets(place, timeout=_ANSWER_S, cached=False)
+        )
 
     async def run(self, function: Callable[[Consumer], ResultT]) -> ResultT:
         """Do something with the consumer in its thread.

@@ -68,3 +68,8 @@ def problem_of(error: KafkaException) -> KafkaError:
 def is_corrupted(problem: KafkaError) -> bool:
     """Tell whether messages did not arrive as the broker has them: read them again."""
     return bool(problem.code() == KafkaError._BAD_MSG)  # noqa: SLF001
+
+
+def is_out_of_range(problem: KafkaError) -> bool:
+    """Tell whether the broker no longer has, or does not have yet, what is to be read next."""
+    return bool(problem.code() == KafkaError._AUTO_OFFSET_RESET)  # noqa: SLF001

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, Message
 
 from platevault.adapters.kafka.codec import UndecodableSampleError
 from platevault.adapters.kafka.consumer import ThreadedConsumer
-from platevault.adapters.kafka.errors import error_of, is_corrupted
+from platevault.adapters.kafka.errors import error_of, is_corrupted, is_out_of_range
 from platevault.adapters.kafka.schemas import SchemaBook
 from platevault.adapters.kafka.settings import KafkaSettings
 from platevault.adapters.kafka.subscription import Subscription
@@ -87,6 +87,8 @@ class TopicReader:
         By name on the brokers.
     sal_index
         Instance that is wanted; 0 for all.
+    first
+        Offset from which each topic is read.
     past_ends
         Topics of which the past is wanted, with the offset at which it ends.
     consumer
@@ -102,6 +104,7 @@ class TopicReader:
         *,
         topics: Mapping[str, TopicSchema],
         sal_index: int,
+        first: Mapping[str, int],
         past_ends: Mapping[str, int],
         consumer: ThreadedConsumer,
         subscription: Subscription,
@@ -109,6 +112,7 @@ class TopicReader:
     ) -> None:
         self._topics = topics
         self._sal_index = sal_index
+        self._next = dict(first)
         self._pasts = {name: _Past(end) for name, end in past_ends.items()}
         self._consumer = consumer
         self._subscription = subscription
@@ -131,17 +135,31 @@ class TopicReader:
             self.past_complete.set()
 
     async def _take_all(self, messages: Sequence[Message]) -> None:
-        rewound: set[str] = set()
         for message in messages:
             name, problem, offset = str(message.topic()), message.error(), message.offset()
-            if name in rewound:
-                continue  # it comes again
-            if problem is not None and is_corrupted(problem) and offset is not None:
+            if problem is not None and is_corrupted(problem):
                 _log.warning("Messages arrived corrupted and are read again", topic=name)
-                await self._consumer.rewind(name, offset)
-                rewound.add(name)
-            else:
-                await self._take(message)
+                await self._consumer.assign(self._next)
+                return  # the rest comes again
+            if problem is not None and is_out_of_range(problem):
+                self._next[name] = await self._next_there_is(name)
+                await self._consumer.assign(self._next)
+                return
+            await self._take(message)
+            if problem is None and offset is not None:
+                self._next[name] = offset + 1
+
+    async def _next_there_is(self, name: str) -> int:
+        """Give the offset of what to read after a loss: where the topic now begins, if later.
+
+        Else the topic was made anew. Then events are read from the start, since their stamps tell
+        what is new; commands and replies are not, since an old command must not be done once more.
+        """
+        start, end = await self._consumer.reach(name)
+        later = self._next[name] < start
+        offset = start if later or self._topics[name].kind is TopicKind.EVENT else end
+        _log.warning("Messages are gone from the broker", topic=name, goes_on_at=offset)
+        return offset
 
     async def _take(self, message: Message) -> None:
         name, offset = str(message.topic()), message.offset()

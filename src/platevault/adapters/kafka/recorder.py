@@ -28,7 +28,7 @@ from typing_extensions import override
 
 from platevault.adapters.kafka.codec import UndecodableSampleError
 from platevault.adapters.kafka.consumer import BATCH, POLL_S, ThreadedConsumer
-from platevault.adapters.kafka.errors import error_of, is_corrupted, problem_of
+from platevault.adapters.kafka.errors import error_of, is_corrupted, is_out_of_range, problem_of
 from platevault.adapters.kafka.reader import Skipped
 from platevault.adapters.kafka.schemas import SchemaBook
 from platevault.domain.errors import PermanentError, PlatevaultError
@@ -61,9 +61,9 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Assigned:
-    """Topics that are ours from here on, with the text of their last commit."""
+    """Topics that are ours from here on, with the offset and the text of their last commit."""
 
-    texts: Mapping[str, str]
+    commits: Mapping[str, tuple[int, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,8 @@ class _Place:
     ----------
     seen
         Last number of each writer, the one heard last at the end.
+    next
+        Offset of the message to be taken next.
     position
         Offset after the last sample given; ``None`` if none was.
     committed
@@ -91,6 +93,7 @@ class _Place:
     """
 
     seen: dict[_Writer, int]
+    next: int
     position: int | None = None
     committed: int | None = None
 
@@ -132,7 +135,7 @@ class KafkaRecording(Recording):
         self._places: dict[str, _Place] = {}
         self._held: deque[_Held] = deque()
         self._items: list[_Item] = []
-        self._rewound: set[str] = set()
+        self._again = False
         self._paused = False
         self._failure: PlatevaultError | None = None
         self._closed = False
@@ -245,7 +248,9 @@ class KafkaRecording(Recording):
                 place.offset = OFFSET_BEGINNING
         consumer.assign([TopicPartition(p.topic, p.partition, p.offset) for p in committed])
         self._items.append(
-            _Assigned({str(place.topic): str(place.metadata or "") for place in committed})
+            _Assigned(
+                {str(place.topic): (place.offset, str(place.metadata or "")) for place in committed}
+            )
         )
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -275,9 +280,13 @@ class KafkaRecording(Recording):
     async def _receive(self) -> None:
         try:
             while True:
-                self._rewound.clear()
                 for item in await self._consumer.run(self._take):
                     await self._handle(item)
+                if self._again:
+                    self._again = False
+                    await self._consumer.assign(
+                        {name: place.next for name, place in self._places.items()}
+                    )
                 await self._hold_back()
         except PlatevaultError as error:
             self._failure = error
@@ -295,9 +304,10 @@ class KafkaRecording(Recording):
 
     async def _handle(self, item: _Item) -> None:
         match item:
-            case _Assigned(texts):
-                for name, text in texts.items():
-                    self._places[name] = _Place(_seen_of(text, name))
+            case _Assigned(commits):
+                for name, (offset, text) in commits.items():
+                    self._places[name] = _Place(_seen_of(text, name), offset)
+                self._again = False
                 self._joined.set()
             case _Revoked(names):
                 for name in names:
@@ -311,13 +321,18 @@ class KafkaRecording(Recording):
 
     async def _hold(self, message: Message) -> None:
         name, offset, value = str(message.topic()), message.offset(), message.value()
-        problem = message.error()
-        if name in self._rewound:
-            return  # it comes again
-        if problem is not None and is_corrupted(problem) and offset is not None:
+        problem, place = message.error(), self._places.get(name)
+        if self._again or place is None:
+            return  # it comes again, here or to another member
+        if problem is not None and is_corrupted(problem):
             _log.warning("Messages arrived corrupted and are read again", topic=name)
-            self._rewound.add(name)
-            await self._consumer.rewind(name, offset)
+            self._again = True
+            return
+        if problem is not None and is_out_of_range(problem):
+            # What went unread is found by the numbers; what comes again was only given once more.
+            place.next, _ = await self._consumer.reach(name)
+            _log.warning("Messages are gone from the broker", topic=name, goes_on_at=place.next)
+            self._again = True
             return
         if problem is not None:
             error = error_of(problem, "Recording a topic failed", topic=name)
@@ -325,8 +340,7 @@ class KafkaRecording(Recording):
                 raise error
             _log.warning("Recording a topic is disturbed", topic=name, reason=str(error))
             return
-        place = self._places.get(name)
-        if place is None or offset is None:
+        if offset is None:
             return
         sample = None
         if value is not None:
@@ -334,6 +348,7 @@ class KafkaRecording(Recording):
                 sample = await self._schemas.decode(name, self._topics[name], value)
             except UndecodableSampleError as error:
                 self._skipped.note(name, error, offset)
+        place.next = offset + 1
         self._held.append(_Held(name, offset, sample, place))
         self._news.set()
 

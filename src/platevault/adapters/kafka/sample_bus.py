@@ -241,11 +241,13 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
         consumer = await stack.enter_async_context(
             ThreadedConsumer(options={**options, **self._callbacks()}, name="kafka-live")
         )
-        await consumer.assign({**ends, **past})
+        first = {**ends, **past}
+        await consumer.assign(first)
         subscription = Subscription(limit=self._settings.queue_limit)
         reader = TopicReader(
             topics=named,
             sal_index=sal_index,
+            first=first,
             past_ends={name: ends[name] for name in past},
             consumer=consumer,
             subscription=subscription,

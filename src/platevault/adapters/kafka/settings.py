@@ -133,15 +133,15 @@ class KafkaSettings:
     def consumer(self, group: str) -> dict[str, str]:
         """Give the options of a consumer of the group.
 
-        A position that the broker no longer has continues with the oldest that it has: then nothing
-        is passed over, and what comes again is recognised.
+        A position that the broker no longer has is an error, upon which the reader decides: a
+        consumer that begins again with the oldest on its own would give old commands once more.
         """
         return {
             **self.client(),
             "group.id": group,
             "enable.auto.commit": "false",
             "enable.auto.offset.store": "false",
-            "auto.offset.reset": "earliest",
+            "auto.offset.reset": "error",
             # Transactions are not used; waiting for their end would only hold readers up.
             "isolation.level": "read_uncommitted",
             "fetch.error.backoff.ms": "100",

@@ -356,7 +356,7 @@ class _SecureServer(PostgresServer):
     @override
     def prepare(self) -> None:
         super().prepare()
-        data = self.directory / "data"
+        data = self._data
         for name, host in (("server", "127.0.0.1"), ("stranger", "10.1.2.3")):
             subprocess.run(
                 [

@@ -14,7 +14,9 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -33,6 +35,8 @@ _RABBIT_HOME = Path("/usr/lib/rabbitmq/bin")
 _POSTGRES_HOME = Path("/usr/lib/postgresql")
 #: What PostgreSQL says while it recovers.
 _POSTGRES_WAITS = ("starting up", "not yet accepting connections")
+#: A directory that every user may enter (FHS 3.0, sec. 5.15).
+_OPEN_PLACE = Path("/var/tmp")  # noqa: S108 - the directory made in it is private to its owner
 _KAFKA_HOME = Path("/opt/platevault/kafka")
 #: Bytes read of Kafka's answer: its length and the number of the question.
 _ANSWER_BYTES = 8
@@ -85,6 +89,10 @@ class Server(ABC):
         """Give variables beyond those of this process."""
         return {}
 
+    def working_directory(self) -> Path:
+        """Give the directory it runs in."""
+        return self.directory
+
     def user(self) -> str | None:
         """Name the user it runs as, if it refuses to run as root."""
         return None
@@ -102,7 +110,7 @@ class Server(ABC):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                cwd=self.directory,
+                cwd=self.working_directory(),
                 env={**os.environ, **self.environment()},  # noqa: TID251 - the child's
                 user=self.user(),
                 start_new_session=True,
@@ -270,10 +278,25 @@ class RabbitServer(Server):
 class PostgresServer(Server):
     """PostgreSQL with one database ``platevault``; trusts connections from this host."""
 
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._data = directory / "data"
+        self._elsewhere: Path | None = None
+
+    @override
+    def __exit__(self, *trace: object) -> None:
+        super().__exit__(*trace)
+        if self._elsewhere is not None:
+            shutil.rmtree(self._elsewhere, ignore_errors=True)
+
     @property
     def url(self) -> str:
         """Address for psycopg."""
         return f"postgresql://platevault@{self.host}:{self.port}/platevault"
+
+    @override
+    def working_directory(self) -> Path:
+        return self._data.parent
 
     @override
     def user(self) -> str | None:
@@ -282,20 +305,19 @@ class PostgresServer(Server):
     @override
     def prepare(self) -> None:
         self._home = _newest(_POSTGRES_HOME.glob("*/bin/initdb"), "postgresql").parent
-        data = self.directory / "data"
+        data = self._data = self.directory / "data"
+        owner = self.user()
+        if owner is not None and not _open_to_all(self.directory):
+            # Another user cannot come here, and opening other people's directories is not ours.
+            self._elsewhere = Path(tempfile.mkdtemp(prefix="platevault-postgres-", dir=_OPEN_PLACE))
+            self._elsewhere.chmod(0o711)
+            data = self._data = self._elsewhere / "data"
         if data.exists():
             return
         data.mkdir()
-        owner = self.user()
         if owner is not None:
             entry = pwd.getpwnam(owner)
-            os.chown(self.directory, entry.pw_uid, entry.pw_gid)
             os.chown(data, entry.pw_uid, entry.pw_gid)
-            # The directories above may belong to root alone.
-            for parent in self.directory.parents:
-                mode = parent.stat().st_mode
-                if parent.owner() == "root" and not mode & 0o001 and parent != Path("/"):
-                    parent.chmod(mode | 0o011)
         self._run(
             "initdb", "-D", str(data), "-U", "platevault", "-A", "trust", "-E", "UTF8",
             "--no-sync",
@@ -304,7 +326,7 @@ class PostgresServer(Server):
     @override
     def command(self) -> Sequence[str]:
         return [
-            str(self._home / "postgres"), "-D", str(self.directory / "data"),
+            str(self._home / "postgres"), "-D", str(self._data),
             "-h", self.host, "-p", str(self.port), "-k", "", "-c", "shared_buffers=64MB",
         ]  # fmt: skip
 
@@ -362,7 +384,7 @@ class PostgresServer(Server):
                 capture_output=True,
                 text=True,
                 user=self.user(),
-                cwd=self.directory,
+                cwd=self.working_directory(),
             )
             if done.returncode == 0:
                 return done.stdout
@@ -460,3 +482,8 @@ def _newest(found: object, server: str) -> Path:
     if not paths:
         raise ServerMissingError("Server is not installed", server=server)
     return Path(paths[-1])
+
+
+def _open_to_all(directory: Path) -> bool:
+    """Say whether any user may enter a directory."""
+    return all(place.stat().st_mode & stat.S_IXOTH for place in (directory, *directory.parents))

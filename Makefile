@@ -19,8 +19,12 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev,docs]'
 	@touch $@
 
-run: $(STAMP) ## simulate a night end to end, embedded, without a server
+run: $(STAMP) ## simulate a night end to end, embedded; SERVERS=1: processes over servers
+ifdef SERVERS
+	@$(BIN)/platevault night run --deployment local-servers --root night/over-servers --camera comcam --camera latiss --exposures 5 --cadence 3
+else
 	@$(BIN)/platevault night run --root night --camera comcam --camera latiss --exposures 5 --cadence 3
+endif
 
 test: $(STAMP) ## run every test (those against servers too, once `make services` was run)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)

@@ -58,7 +58,9 @@ def print_summary(console: Console, report: NightReport) -> None:
         f"memory peak {report.peak_memory_bytes / 1e6:.0f} MB"
     )
     console.print(f"log: {report.root}/log/night.jsonl", highlight=False, soft_wrap=True)
-    if report.images:
+    if report.settings.get("ledger") == "postgres":
+        console.print(f"settings: {report.root}/run/site.yaml", highlight=False, soft_wrap=True)
+    elif report.images:
         _print_next(console, report)
 
 

@@ -110,6 +110,24 @@ def read_plan(file: Path) -> list[Fault]:
         ) from error
 
 
+def refuse_kills(plan: Sequence[Fault]) -> None:
+    """Refuse a plan that kills processes or servers, for a night without any.
+
+    Raises
+    ------
+    InvalidPlanError
+        It has such a fault.
+    """
+    for fault in plan:
+        if isinstance(fault, Kill):
+            raise InvalidPlanError(
+                "A night in one process has nothing to kill",
+                field="fault",
+                value=f"kill {fault.target}",
+                expected="--deployment local-servers",
+            )
+
+
 class Drills:
     """Applies a fault plan to a night.
 

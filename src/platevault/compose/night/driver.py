@@ -14,6 +14,7 @@ from platevault.compose.night.records import NightRecord, TakenImage
 from platevault.compose.night.replay import FrameVisit, load_exposure
 from platevault.domain.camera import Camera
 from platevault.domain.errors import PermanentError
+from platevault.ports.file_ledger import LedgerUnavailableError
 from platevault.ports.sample_bus import History
 from platevault.sal.remote import Remote
 from platevault.sim.camera import Request
@@ -242,7 +243,11 @@ class NightDriver:
 
     async def _unfinished(self) -> list[str]:
         images = list(self._record.images)
-        found = {one.image: one for one in await night_progress(self._context.ledger, images)}
+        try:
+            progress = await night_progress(self._context.ledger, images)
+        except LedgerUnavailableError:
+            return images
+        found = {one.image: one for one in progress}
         return [image for image in images if image not in found or found[image].pending]
 
     def _components(self) -> list[tuple[str, int]]:

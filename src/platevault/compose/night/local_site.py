@@ -24,11 +24,18 @@ from platevault.compose.night.processes import ProcessPlan, Supervisor
 from platevault.compose.server_settings import KafkaPart, PostgresPart, RabbitPart, RedisPart
 from platevault.compose.settings import Settings, revealed
 from platevault.domain.camera import Camera
+from platevault.domain.errors import UsageError
 
 #: A server that a drill killed stays away for so long [s].
 _AWAY_S = 3.0
+#: Process of the schema registry, which outlives the others.
+REGISTRY = "schema-registry"
 #: Kills that may wait to be carried out.
 _KILLS = 64
+
+
+class UnknownTargetError(UsageError):
+    """A drill is to kill what does not exist: mend the name in the fault plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +79,16 @@ class LocalSite:
                 killing.cancel()
 
     def kill(self, name: str) -> None:
-        """Kill a process, or a server, which comes back after some seconds."""
+        """Kill a process, or a server, which comes back after some seconds.
+
+        Raises
+        ------
+        UnknownTargetError
+            There is none of that name.
+        """
+        known = [*self.servers, *self.supervisor.names]
+        if name not in known:
+            raise UnknownTargetError("Nothing has this name", target=name, expected=known)
         self.kills.put_nowait(name)
 
     async def _kill(self) -> None:
@@ -194,9 +210,7 @@ async def local_site(settings: Settings) -> AsyncIterator[LocalSite]:
         )
         config = await asyncio.to_thread(_write_settings, reached)
         supervisor = Supervisor(config=config, log_dir=root / "log", clock=clock)
-        await stack.enter_async_context(
-            supervisor.running([_plan("schema-registry", "schema-registry")])
-        )
+        await stack.enter_async_context(supervisor.running([_plan(REGISTRY, REGISTRY)]))
         yield LocalSite(
             settings=reached,
             supervisor=supervisor,

@@ -5,31 +5,33 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from platevault.compose.context import ProcessContext, process_context
 from platevault.compose.factory import Factory
-from platevault.compose.night.drills import Drills, Fault, Mortal
+from platevault.compose.night.drills import Drills, Fault, Mortal, refuse_kills
 from platevault.compose.night.driver import NightDriver
 from platevault.compose.night.figures import camera_figures
 from platevault.compose.night.invariants import Evidence, check_invariants
-from platevault.compose.night.local_site import LocalSite, local_site
+from platevault.compose.night.local_site import REGISTRY, LocalSite, local_site
 from platevault.compose.night.observatory import (
     SimulatedObservatory,
     simulate_observatory,
     simulated_cameras,
     simulated_services,
 )
+from platevault.compose.night.patience import PatientSampleBus
 from platevault.compose.night.progress import ExposureProgress, night_progress
 from platevault.compose.night.records import NightRecord
 from platevault.compose.night.replay import FrameVisit
-from platevault.compose.night.report import NightReport
+from platevault.compose.night.report import Invariant, NightReport
 from platevault.compose.settings import Settings
 from platevault.domain.camera import Camera
 from platevault.domain.ids import ImageName
+from platevault.ports.file_ledger import LedgerUnavailableError
 from platevault.runtime.metrics import Metrics
 from platevault.runtime.process import run_services
 from platevault.runtime.service import Service, StopToken
@@ -113,6 +115,7 @@ async def run_night(
 ) -> NightReport:
     """Run a night and check what must hold at its end."""
     if not options.local_servers:
+        refuse_kills(options.faults)
         return await _run(settings, options, None, watch=watch, stop=stop, metrics=metrics)
     async with local_site(settings) as site:
         return await _run(site.settings, options, site, watch=watch, stop=stop, metrics=metrics)
@@ -128,9 +131,9 @@ async def _run(
     metrics: Metrics,
 ) -> NightReport:
     record = NightRecord()
-    async with process_context(
-        settings, options.cameras, metrics, options.keyword_files
-    ) as context:
+    async with process_context(settings, options.cameras, metrics, options.keyword_files) as opened:
+        bus = PatientSampleBus(bus=opened.bus, clock=opened.clock)
+        context = replace(opened, bus=bus)
         simulated: SimulatedObservatory
         hooks: list[Callable[[str, str, str], Awaitable[int]]] = []
 
@@ -175,6 +178,8 @@ async def _run(
             daqs=simulated.daqs,
         )
         invariants = await check_invariants(evidence)
+        if site is not None:
+            invariants.append(_ended_well(site))
         return NightReport(
             root=str(settings.root),
             images=list(record.images),
@@ -188,6 +193,13 @@ async def _run(
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KILOBYTE,
             settings=_notable(context, record),
         )
+
+
+def _ended_well(site: LocalSite) -> Invariant:
+    codes = {name: code for name, code in site.supervisor.exit_codes.items() if name != REGISTRY}
+    wrong = [f"{name} with {code}" for name, code in codes.items() if code != 0]
+    detail = ", ".join(wrong) if wrong else f"{len(codes)} processes"
+    return Invariant("every service process stops in good order", not wrong, detail)
 
 
 async def _observe(driver: NightDriver, options: NightOptions) -> None:
@@ -297,7 +309,9 @@ async def _watching(
 ) -> AsyncIterator[None]:
     async def look() -> None:
         while True:
-            watch(await night_progress(context.ledger, list(record.images)), options.planned)
+            # While the ledger is away the view stands still.
+            with suppress(LedgerUnavailableError):
+                watch(await night_progress(context.ledger, list(record.images)), options.planned)
             await context.clock.sleep(_LOOK_S)
 
     async with asyncio.TaskGroup() as group:
@@ -315,6 +329,10 @@ def _notable(context: ProcessContext, record: NightRecord) -> dict[str, str]:
         "digest": context.settings.forwarder.digest,
         "durability": context.settings.forwarder.durability,
         "compression": context.settings.forwarder.compression,
+        "bus": context.settings.bus,
+        "queue": context.settings.queue,
+        "leases": context.settings.leases,
+        "ledger": context.settings.ledger,
     }
     if record.images:
         last = list(record.images.values())[-1]

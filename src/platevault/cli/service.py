@@ -13,6 +13,7 @@ from rich.table import Table
 from platevault.cli.options import ConfigOption, JsonOption, RootOption, settings_from
 from platevault.cli.outcomes import ExitCode
 from platevault.compose.serving.roster import list_services
+from platevault.runtime.observe import configure_logging
 
 app = typer.Typer(rich_markup_mode=None, help="Show the processes of a site.", no_args_is_help=True)
 
@@ -25,6 +26,7 @@ def list_command(
 
     A process that is killed disappears after ten seconds of silence (``serve.presence_s``).
     """
+    configure_logging(json=False, level="WARNING")
     found = asyncio.run(list_services(settings_from(root, config)))
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2))

@@ -217,6 +217,28 @@ async def test_nothing_is_lost_when_the_queue_dies_with_everybody(
         await assert_whole(rig, image)
 
 
+async def test_a_result_that_a_crash_kept_back_is_told_by_the_next_process(
+    tmp_path: Path,
+) -> None:
+    settings = SETTINGS.model_copy(update={"detectors": ("R22_S00",)})
+    async with CaptureRig(tmp_path) as rig:
+        steps = CrashAt("recorded")
+        await rig.start(await rig.controller())
+        await rig.start(await rig.forwarder(steps=steps, **rig.doomed()))
+        await rig.start(rig.archiver(settings=settings))
+        await rig.enable()
+        image = rig.image_name()
+        await rig.take(image)
+        await rig.until(lambda: steps.crashed)
+        assert await rig.is_archived(image)
+        assert not rig.events("imageRetrievalForArchiving")
+        epoch = await rig.ledger.first_fence()
+    async with CaptureRig(tmp_path, first_fence=epoch) as rig:
+        await rig.corridor(settings=settings)
+        await rig.until(lambda: bool(rig.events("exposureClosed")))
+        assert [one.fields["statusCode"] for one in rig.events("imageRetrievalForArchiving")] == [0]
+
+
 async def test_a_board_that_kills_its_workers_is_set_aside_and_the_next_is_written(
     rig: CaptureRig,
 ) -> None:

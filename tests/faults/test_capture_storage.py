@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -21,10 +22,12 @@ from platevault.domain.lifecycles import Destination, FileState
 from platevault.domain.messages import EndReadout
 from platevault.domain.places import work_queue
 from platevault.domain.wire import MalformedPixelsError
+from platevault.ports.file_ledger import LedgerUnavailableError
 from platevault.ports.image_writer import SensorImage, StagedFile
 from platevault.services.archiver import ArchiverConfiguration
 from platevault.sim.daq_faults import DaqFault, FaultKind
 from platevault.testing.capture import CaptureRig
+from platevault.testing.outages import Outage
 
 SETTINGS = ArchiverConfiguration(retry_s=5.0, retry_ceiling_s=20.0, catch_up_s=5.0)
 
@@ -166,6 +169,13 @@ async def test_a_board_that_never_heals_is_set_aside_for_a_person(rig: CaptureRi
 
     await rig.until(is_dead, limit_s=400.0)
     assert (await rig.files(image))["R22_S00"].attempt == 5
+    begun = [
+        attempt.started_tai
+        for attempt in await rig.ledger.attempts(image)
+        if (attempt.key.sensor, attempt.key.kind) == ("R22_S00", FileKind.RAW)
+    ]
+    pauses = [later - before for before, later in itertools.pairwise(begun)]
+    assert all(pause >= wanted for pause, wanted in zip(pauses, (5, 10, 20, 20), strict=True))
     assert statuses(rig)["R22_S00"] == [5611]
     await rig.until(lambda: bool(rig.events("exposureClosed")))
     closed = rig.events("exposureClosed")[-1].fields
@@ -304,6 +314,23 @@ async def test_a_disk_that_takes_nothing_is_waited_for(
     await rig.until(lambda: rig.is_delivered(image))
     await rig.until(lambda: bool(rig.events("exposureClosed")))
     assert {tuple(codes) for codes in statuses(rig).values()} == {(5612, 0)}
+
+
+async def test_a_failure_after_staging_leaves_no_temporary_file(rig: CaptureRig) -> None:
+    ledger = Outage(rig.ledger, lambda: LedgerUnavailableError("away"), only=("stage",))
+    await rig.start(await rig.controller())
+    await rig.start(await rig.forwarder(ledger=ledger))
+    await rig.start(rig.archiver(settings=SETTINGS))
+    await rig.enable()
+    ledger.down = True
+    image = rig.image_name()
+    await rig.take(image)
+    await rig.until(lambda: ledger.refused > 1)
+    await rig.pass_time(0.5)
+    ledger.down = False
+    await rig.until(lambda: rig.is_delivered(image))
+    assert {tuple(codes) for codes in statuses(rig).values()} == {(0,)}
+    assert not temporary_files(rig)
 
 
 async def test_another_file_under_the_final_name_is_left_alone(rig: CaptureRig) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from platevault.domain.ids import FileKey, FileKind
 from platevault.domain.lifecycles import Destination, FileState, SummaryState
-from platevault.domain.messages import IngestRequest
-from platevault.domain.places import oods_queue
+from platevault.domain.messages import ImageRetrieval, IngestRequest
+from platevault.domain.places import archiver_queue, oods_queue
 from platevault.sal.acks import CommandFailedError
 from platevault.services.archiver import ArchiverConfiguration
 from platevault.sim.pixels import amplifier_planes
@@ -359,6 +359,40 @@ async def test_what_was_ignored_is_caught_up_after_enable(rig: CaptureRig) -> No
     assert rig.logged("Unknown image found in the DAQ")
 
 
+async def test_what_was_said_while_disabled_is_remembered(rig: CaptureRig) -> None:
+    await rig.corridor()
+    await rig.command("disable")
+    image = rig.image_name()
+    await rig.begin(image)
+    await rig.step(0.1)
+    await rig.command("enable")
+    rig.read_out(image)
+    await rig.pass_time(3.0)
+    await rig.end(image)
+    await rig.until(lambda: rig.is_registered(image))
+    record = await rig.ledger.exposure(image)
+    assert record is not None
+    assert {"exposureTime", "timestampEndOfReadout"} <= record.exposure.facts.keys()
+
+
+async def test_a_failure_after_a_success_is_not_told(rig: CaptureRig) -> None:
+    await rig.corridor()
+    image = rig.image_name()
+    await rig.take(image)
+    await rig.until(lambda: bool(rig.events("exposureClosed")))
+    late = ImageRetrieval(
+        camera=rig.camera.name,
+        image=image,
+        sensor="R22_S00",
+        status_code=5611,
+        description="from a worker that was cut off",
+    )
+    await rig.queue.send(archiver_queue(rig.camera.name), late)
+    await rig.pass_time(1.0)
+    assert await rig.queue.depth(archiver_queue(rig.camera.name)) == 0
+    assert not rig.events("imageRetrievalForArchiving", statusCode=5611)
+
+
 async def test_work_in_flight_is_finished_after_disable(rig: CaptureRig) -> None:
     await rig.corridor()
     image = rig.image_name()
@@ -405,6 +439,7 @@ async def test_an_image_with_a_free_name_in_the_daq_is_left_alone(rig: CaptureRi
     await rig.corridor()
     await rig.pass_time(40.0)
     assert await rig.ledger.exposures() == []
+    assert rig.state is SummaryState.ENABLED
 
 
 async def test_an_exposure_that_is_never_read_out_is_late_then_given_up(rig: CaptureRig) -> None:

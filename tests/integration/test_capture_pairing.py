@@ -10,8 +10,13 @@ import pytest
 
 from platevault.domain.camera import Components
 from platevault.domain.lifecycles import FileState, SummaryState
-from platevault.domain.messages import HealthCheckAck
-from platevault.domain.places import FORWARDER_ROLE, archiver_queue, forwarder_lease
+from platevault.domain.messages import Associated, HealthCheckAck
+from platevault.domain.places import (
+    FORWARDER_ROLE,
+    archiver_queue,
+    forwarder_lease,
+    forwarder_queue,
+)
 from platevault.ports.file_ledger import LedgerUnavailableError
 from platevault.ports.leases import LeasesUnavailableError
 from platevault.ports.work_queue import QueueUnavailableError
@@ -186,6 +191,24 @@ async def test_a_forwarder_that_was_let_go_takes_no_more_boards(rig: CaptureRig)
     members = await rig.presence.alive(FORWARDER_ROLE)
     assert [member.facts["archiver"] for member in members] == [""]
     assert archiver.forwarders == []
+
+
+async def test_a_pairing_under_an_older_fence_is_not_answered(rig: CaptureRig) -> None:
+    await rig.corridor()
+    grant = await rig.leases.current(forwarder_lease("forwarder1"))
+    assert grant is not None
+    stale = Associated(
+        archiver="OldArchiver",
+        forwarder="forwarder1",
+        work_queue="work.Old",
+        reply_queue="replies.Old",
+        fence=grant.fence - 1,
+    )
+    await rig.queue.send(forwarder_queue("forwarder1"), stale)
+    await rig.pass_time(1.0)
+    assert await rig.queue.depth("replies.Old") == 0
+    members = await rig.presence.alive(FORWARDER_ROLE)
+    assert [member.facts["archiver"] for member in members] == ["CCArchiver"]
 
 
 async def test_a_stopped_forwarder_finishes_its_board_and_leaves(rig: CaptureRig) -> None:

@@ -21,9 +21,9 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 
 run: $(STAMP) ## simulate a night end to end, embedded; SERVERS=1: processes over servers
 ifdef SERVERS
-	@$(BIN)/platevault night run --deployment local-servers --root night/over-servers --camera comcam --camera latiss --exposures 5 --cadence 3
+	@$(BIN)/platevault night run --deployment local-servers --root night/over-servers --camera comcam --camera latiss --exposures 5 --cadence 2
 else
-	@$(BIN)/platevault night run --root night --camera comcam --camera latiss --exposures 5 --cadence 3
+	@$(BIN)/platevault night run --root night --camera comcam --camera latiss --exposures 5 --cadence 2
 endif
 
 test: $(STAMP) ## run every test (those against servers too, once `make services` was run)

@@ -175,10 +175,6 @@ def format_document() -> str:
 def format_page() -> str:
     """Give a page for people."""
     lines = [
-        "---",
-        "orphan: true",
-        "---",
-        "",
         "# Messages between services",
         "",
         f"The [AsyncAPI document]({DOCUMENT}) has every field.",

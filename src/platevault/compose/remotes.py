@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from platevault.adapters.bus_link import LinkedSampleBus
 from platevault.adapters.system_clock import SystemClock
+from platevault.compose.server_context import Part, Servers
 from platevault.compose.settings import Settings
 from platevault.ports.clock import Clock
 from platevault.ports.sample_bus import SampleBus
@@ -48,12 +49,21 @@ class Deployment:
 
 @asynccontextmanager
 async def running_deployment(settings: Settings) -> AsyncIterator[Deployment]:
-    """Connect to the deployment under ``settings.root``.
+    """Connect to the bus that the settings name, or to the one process under ``settings.root``.
 
     Raises
     ------
     LinkMissingError
-        None is running there.
+        No process is running there.
     """
+    if settings.bus != "memory":
+        clock = SystemClock()
+        async with AsyncExitStack() as stack:
+            servers = Servers(
+                settings=settings, clock=clock, stack=stack, parts=frozenset({Part.BUS})
+            )
+            bus = await servers.bus()
+            yield Deployment(bus=bus, interfaces=load_interfaces(), clock=clock)
+        return
     async with LinkedSampleBus(bus_link_file(settings)) as bus:
         yield Deployment(bus=bus, interfaces=load_interfaces(), clock=SystemClock())

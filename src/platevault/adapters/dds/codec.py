@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import keyword
-import struct
 from typing import Any
 
 from cyclonedds.idl import IdlStruct, make_idl_struct, types
@@ -97,17 +96,19 @@ class TopicCodec:
         try:
             for name, member in self._members.items():
                 values[member] = sample.fields[name]
-            whole = self.type(**values)
-            # Serialized once more when it is written; an error there would not say whose it is.
-            whole.serialize()
-        except (KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
-            raise DdsEncodingError(
-                "The sample does not fit its schema",
-                component=self.topic.component,
-                topic=self.topic.sal_name,
-                reason=f"{type(error).__name__}: {error}",
-            ) from error
-        return whole
+            return self.type(**values)
+        except (KeyError, TypeError) as error:
+            raise self.misfit(error) from error
+
+    def misfit(self, error: Exception) -> DdsEncodingError:
+        """Say that a sample does not fit, which shows when it is serialized."""
+        cause = error.__cause__ or error.__context__
+        return DdsEncodingError(
+            "The sample does not fit its schema",
+            component=self.topic.component,
+            topic=self.topic.sal_name,
+            reason=f"{type(error).__name__}: {error}" + (f": {cause}" if cause else ""),
+        )
 
     def decode(self, whole: Any, received_tai: float) -> Sample:
         """Give the sample of a struct."""

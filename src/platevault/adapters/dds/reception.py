@@ -92,30 +92,36 @@ class Reception:
         self._told = False
         self._lock = threading.Lock()
         self._stopping = False
+        self._started: Future[None] = Future()
         self._thread: threading.Thread | None = None
 
     async def start(self) -> None:
         """Join the domain and start the thread."""
         self._loop = asyncio.get_running_loop()
         self._stopping = False
-        started: Future[None] = Future()
+        self._started = Future()
         self._thread = threading.Thread(
-            target=self._run, args=(started,), name="dds-reception", daemon=True
+            target=self._run, args=(self._started,), name="dds-reception", daemon=True
         )
         self._thread.start()
-        await asyncio.shield(asyncio.wrap_future(started))
+        await asyncio.shield(asyncio.wrap_future(self._started))
 
     async def stop(self) -> None:
         """Do what was asked for, delete all entities and end the thread."""
         thread, self._thread = self._thread, None
-        if thread is None or not thread.is_alive():
+        if thread is None:
             return
 
         def stop() -> None:
             self._stopping = True
 
-        self._post(stop)
-        await asyncio.shield(asyncio.to_thread(thread.join))
+        def stop_and_join() -> None:
+            # A start that was cancelled, or failed, is still under way in the thread.
+            if self._started.exception() is None:
+                self._post(stop)
+            thread.join()
+
+        await asyncio.shield(asyncio.to_thread(stop_and_join))
 
     async def run(self, work: Callable[[], ResultT]) -> ResultT:
         """Run ``work`` in the thread."""

@@ -69,10 +69,10 @@ class Recordings:
         if directory is None:
             return
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="dds-spool")
-        lock = DirectoryLock(directory)
+        # Known before it is taken: a start that is cancelled meanwhile must give it back too.
+        self._lock = DirectoryLock(directory)
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._disk, lock.take)
-        self._lock = lock
+        await loop.run_in_executor(self._disk, self._lock.take)
         for group in await loop.run_in_executor(self._disk, spooled_groups, directory):
             await self._open(group, directory, self._disk)
 
@@ -123,7 +123,13 @@ class Recordings:
         group = _Group(
             spool=spool, reception=self._reception, disk=disk, depth=self._settings.reader_depth
         )
-        await group.open()
+        opened = False
+        try:
+            await group.open()
+            opened = True
+        finally:
+            if not opened:
+                group.abandon()
         self._groups[name] = group
         return group
 
@@ -158,6 +164,16 @@ class _Group:
         self._newest = dict(self._spool.newest)
         self._resumed = frozenset(self._spool.topics)
         await self._receive([*self._spool.topics.values()])
+
+    def abandon(self) -> None:
+        """Close what a cancelled or failed `open` has opened, or is about to open."""
+
+        def close_readers() -> None:
+            for opened in self._opened.values():
+                self._reception.close_reader(opened)
+
+        self._reception.post(close_readers)
+        self._disk.submit(self._spool.close)
 
     async def widen(self, topics: Collection[TopicSchema]) -> None:
         """Receive these topics too."""

@@ -107,6 +107,8 @@ class DdsSampleBus(SampleBus, AbstractAsyncContextManager["DdsSampleBus", None])
                         topic=topic_name(sample.topic),
                         problem=str(error),
                     ) from error
+            except Exception as error:
+                raise codec.misfit(error) from error
             else:
                 return
             await asyncio.sleep(_OFFER_AGAIN_S)

@@ -145,8 +145,9 @@ class Spool:
         (self._count,) = self._file.execute("SELECT count(*) FROM sample").fetchone()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; again, or before it was opened, is harmless."""
+        if hasattr(self, "_file"):
+            self._file.close()
 
     def add_topics(self, topics: Collection[TopicSchema]) -> None:
         """Remember topics of the group; a new schema replaces an older one."""

@@ -86,6 +86,7 @@ async def process_context(
     keyword_files: Mapping[str, Path],
     *,
     parts: Collection[Part] = EVERY_PART,
+    instance: str = "",
 ) -> AsyncIterator[ProcessContext]:
     """Open the adapter that the settings name for each port, in ``parts`` of them only.
 
@@ -95,7 +96,9 @@ async def process_context(
     settings.root.mkdir(parents=True, exist_ok=True)
     sync = SyncPolicy(settings.forwarder.durability)
     async with AsyncExitStack() as stack:
-        servers = Servers(settings=settings, clock=clock, stack=stack, parts=parts)
+        servers = Servers(
+            settings=settings, clock=clock, stack=stack, parts=parts, instance=instance
+        )
         ledger = await servers.ledger()
         # The ledger outlives the process and refuses older fences: begin beyond them.
         leases, presence = await servers.leases(

@@ -61,6 +61,8 @@ class Servers:
     parts
         What is opened; other adapters are made and stay closed, so that a process does not depend
         on servers that it does not use.
+    instance
+        Name of the process, below which a bus without a server keeps what it records.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class Servers:
         clock: Clock,
         stack: AsyncExitStack,
         parts: Collection[Part] = EVERY_PART,
+        instance: str = "",
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._stack = stack
         self._parts = parts
+        self._instance = instance
         #: By server; each tells what is wrong with it.
         self.problems: dict[str, Problem] = {}
 
@@ -82,6 +86,8 @@ class Servers:
         """Give the sample bus."""
         if self._settings.bus == "memory":
             return MemorySampleBus(clock=self._clock)
+        if self._settings.bus == "dds":
+            return await self._dds()
         try:
             from platevault.adapters.kafka import BusState, KafkaSampleBus, KafkaSettings
         except ImportError as error:
@@ -110,6 +116,27 @@ class Servers:
             self.problems["kafka"] = lambda: (
                 "" if bus.health.state is BusState.CONNECTED else bus.health.reason
             )
+        return bus
+
+    async def _dds(self) -> SampleBus:
+        try:
+            from platevault.adapters.dds import DdsSampleBus, DdsSettings
+        except ImportError as error:
+            raise client_missing("dds", error) from error
+        part = self._settings.dds
+        spool = self._settings.spool_dir / "dds" / self._instance if self._instance else None
+        bus = DdsSampleBus(
+            settings=DdsSettings(
+                domain_id=part.domain_id,
+                interface=part.interface,
+                peers=part.peers,
+                multicast=part.multicast,
+                spool_directory=spool,
+            ),
+            clock=self._clock,
+        )
+        if Part.BUS in self._parts:
+            await self._stack.enter_async_context(bus)
         return bus
 
     async def queue(self) -> WorkQueue:

@@ -98,6 +98,17 @@ class KafkaPart(_Part):
         return read_secret(self.password_file)
 
 
+class DdsPart(_Part):
+    """DDS domain of the SAL bus; DDS knows no accounts, so its network must be closed."""
+
+    domain_id: int = Field(0, ge=0, le=232, description="processes of different ids never meet")
+    interface: str = Field("lo", description="network interface; lo keeps all on this host")
+    peers: tuple[str, ...] = Field(
+        ("127.0.0.1",), description="hosts to find processes on, this one included"
+    )
+    multicast: bool = Field(False, description="find processes and send by multicast")
+
+
 class RabbitPart(_Account):
     """Message broker of the work queues."""
 

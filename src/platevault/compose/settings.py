@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from platevault.compose.server_settings import (
+    DdsPart,
     KafkaPart,
     PostgresPart,
     RabbitPart,
@@ -133,7 +134,7 @@ class Settings(BaseSettings):
 
     site: str = Field("local", pattern=r"^[a-z0-9_-]{1,32}$", description="name of the site")
     root: Path = Field(Path("night"), description="directory below which all data go")
-    bus: Literal["memory", "kafka"] = Field(
+    bus: Literal["memory", "kafka", "dds"] = Field(
         "memory", description="what carries SAL samples; memory is one process"
     )
     queue: Literal["memory", "rabbitmq"] = Field(
@@ -159,6 +160,7 @@ class Settings(BaseSettings):
     daq: DaqSettings = DaqSettings()
     serve: ServeSettings = ServeSettings()
     kafka: KafkaPart = KafkaPart()
+    dds: DdsPart = DdsPart()
     rabbitmq: RabbitPart = RabbitPart()
     redis: RedisPart = RedisPart()
     postgres: PostgresPart = PostgresPart()

@@ -170,6 +170,8 @@ async def local_site(settings: Settings) -> AsyncIterator[LocalSite]:
     kafka, rabbit = KafkaServer(folder / "kafka"), RabbitServer(folder / "rabbitmq")
     redis, postgres = RedisServer(folder / "redis"), PostgresServer(folder / "postgres")
     servers = {"kafka": kafka, "rabbitmq": rabbit, "redis": redis, "postgres": postgres}
+    if settings.bus == "dds":
+        del servers["kafka"]
     async with AsyncExitStack() as stack:
         await _start(servers.values(), stack)
         # The Butler registry needs it.
@@ -178,7 +180,7 @@ async def local_site(settings: Settings) -> AsyncIterator[LocalSite]:
         reached = settings.model_copy(
             update={
                 "root": root,
-                "bus": "kafka",
+                "bus": "dds" if settings.bus == "dds" else "kafka",
                 "queue": "rabbitmq",
                 "leases": "redis",
                 "ledger": "postgres",
@@ -210,7 +212,8 @@ async def local_site(settings: Settings) -> AsyncIterator[LocalSite]:
         )
         config = await asyncio.to_thread(_write_settings, reached)
         supervisor = Supervisor(config=config, log_dir=root / "log", clock=clock)
-        await stack.enter_async_context(supervisor.running([_plan(REGISTRY, REGISTRY)]))
+        if reached.bus == "kafka":
+            await stack.enter_async_context(supervisor.running([_plan(REGISTRY, REGISTRY)]))
         yield LocalSite(
             settings=reached,
             supervisor=supervisor,

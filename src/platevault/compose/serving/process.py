@@ -110,6 +110,7 @@ async def serve(settings: Settings, options: ServeOptions, metrics: Metrics) -> 
             metrics,
             options.keyword_files,
             parts=PARTS[options.kind],
+            instance=identity.name,
         ) as context,
         AsyncExitStack() as stack,
     ):

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,7 +43,9 @@ def _servers(
             service_missing(name)
 
 
-def night(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+def night(
+    tmp_path: Path, *arguments: str, variables: Mapping[str, str] | None = None
+) -> tuple[int, dict[str, Any]]:
     """Run a night over servers; gives exit status and report."""
     report = tmp_path / "report.json"
     environment = {
@@ -60,7 +62,7 @@ def night(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
         capture_output=True,
         text=True,
         check=False,
-        env=environment,
+        env={**environment, **(variables or {})},
     )  # fmt: skip
     assert report.exists(), done.stdout + done.stderr
     content: dict[str, Any] = json.loads(report.read_text())
@@ -106,6 +108,31 @@ def test_each_service_and_each_server_is_killed_once_and_nothing_is_lost(tmp_pat
         assert starts >= 3, name  # ready, ready again, stopped
     # Nothing of it lives on.
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if _mentions(path, tmp_path)]
+
+
+def test_samples_may_go_over_dds_between_processes(tmp_path: Path) -> None:
+    own = {"PLATEVAULT_BUS": "dds", "PLATEVAULT_DDS__DOMAIN_ID": str(100 + os.getpid() % 100)}
+    status, report = night(tmp_path, "--exposures", "2", variables=own)
+    assert broken(report) == []
+    assert status == 0
+    assert report["settings"]["bus"] == "dds"
+    assert not (tmp_path / "night" / "servers" / "kafka").exists()
+
+
+def test_a_drill_on_nothing_is_refused(tmp_path: Path) -> None:
+    plan = tmp_path / "kills.yaml"
+    plan.write_text("- {exposure: 1, fault: kill, target: redis}\n")
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "platevault", "night", "run", "--camera", "latiss", "--quiet",
+            "--root", str(tmp_path / "night"), "--faults", str(plan),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--deployment local-servers" in done.stderr
 
 
 def _mentions(path: Path, directory: Path) -> bool:

@@ -24,7 +24,8 @@ from platevault.sal.remote import Remote
 from platevault.services.oods import OODS_STEPS, Oods, OodsCsc
 from platevault.sim.pixels import amplifier_planes
 from platevault.sim.recipe import ImageType, PixelRecipe
-from platevault.testing.capture import CaptureRig, CrashAt
+from platevault.testing.capture import CaptureRig
+from platevault.testing.crashes import CrashAt
 
 SENSORS = {"R00_SG0", "R00_SG1", "R22_S00", "R22_S01"}
 

@@ -26,8 +26,8 @@ from platevault.ports.ingest import CatalogueUnavailableError, Ingest, IngestFil
 from platevault.runtime.service import Service, StopToken
 from platevault.services.oods import OODS_STEPS, Oods
 from platevault.testing.cameras import tiny_camera
-from platevault.testing.capture import Crash, CrashAt
 from platevault.testing.clocks import SteppedClock
+from platevault.testing.crashes import Crash, CrashAt
 
 IMAGE = "TC_O_20330517_000001"
 OTHER = "TC_O_20330517_000002"

@@ -14,12 +14,7 @@ from platevault.compose.remotes import bus_link_file
 from platevault.domain.camera import Camera
 from platevault.domain.inventory import HeaderReference
 from platevault.domain.lifecycles import Destination, SummaryState
-from platevault.domain.places import (
-    ARCHIVE_CONTROLLER_QUEUE,
-    archiver_queue,
-    oods_queue,
-    work_queue,
-)
+from platevault.domain.places import night_queues
 from platevault.ports.readout import Readout
 from platevault.runtime.metered import StateWatch
 from platevault.runtime.metrics_server import MetricsServer
@@ -161,9 +156,7 @@ class Factory:
     def create_state_watch(self) -> StateWatch:
         """Build what shows the state of ledger and queues as gauges."""
         context = self._context
-        queues = [ARCHIVE_CONTROLLER_QUEUE]
-        for name in context.cameras:
-            queues += [work_queue(name), oods_queue(name), archiver_queue(name)]
+        queues = night_queues(context.cameras)
         return StateWatch(
             ledger=context.ledger,
             queue=context.queue,

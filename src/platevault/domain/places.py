@@ -8,6 +8,7 @@ Folders: ``raw-fits`` contract, section 8. Queues: capture contract, section 2.2
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from platevault.domain.errors import UsageError
@@ -54,6 +55,14 @@ def oods_queue(camera: str) -> str:
 def archiver_queue(camera: str) -> str:
     """Name the queue of answers and results for the Archiver of a camera."""
     return f"archiver.{camera}"
+
+
+def night_queues(cameras: Iterable[str]) -> list[str]:
+    """Name every queue that must be empty when all work of some cameras is done."""
+    names = [ARCHIVE_CONTROLLER_QUEUE]
+    for camera in cameras:
+        names += [work_queue(camera), oods_queue(camera), archiver_queue(camera)]
+    return names
 
 
 def forwarder_queue(name: str) -> str:

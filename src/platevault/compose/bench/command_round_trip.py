@@ -69,7 +69,7 @@ class CommandRoundTrip:
 
 
 async def measure_command_round_trip(
-    settings: KafkaSettings, *, clock: Clock, repeats: int = 300, rounds: int = 3
+    settings: KafkaSettings, *, clock: Clock, repeats: int = 300, rounds: int = 10
 ) -> CommandRoundTrip:
     """Time commands to their final reply over Kafka, remote and component in this process.
 

@@ -14,6 +14,7 @@ from platevault.compose.night.records import NightRecord, TakenImage
 from platevault.compose.night.replay import FrameVisit, load_exposure
 from platevault.domain.camera import Camera
 from platevault.domain.errors import PermanentError
+from platevault.domain.places import night_queues
 from platevault.ports.file_ledger import LedgerUnavailableError
 from platevault.ports.sample_bus import History
 from platevault.sal.remote import Remote
@@ -135,14 +136,20 @@ class NightDriver:
             await self._take(camera, exposure.request, cadence_s)
 
     async def settled(self, *, within_s: float) -> bool:
-        """Wait until no file may still get anywhere; ``False`` after ``within_s`` [s]."""
+        """Wait until no file may still get anywhere and no message waits; ``False`` in time [s]."""
         try:
             async with asyncio.timeout(within_s):
-                while await self._unfinished():
+                while await self._unfinished() or await self._waiting():
                     await self._context.clock.sleep(_LOOK_S)
                 return True
         except TimeoutError:
             return False
+
+    async def _waiting(self) -> int:
+        """Count messages in the queues; a repeat of what is done is still to be acknowledged."""
+        return sum(
+            [await self._context.queue.depth(name) for name in night_queues(self._context.cameras)]
+        )
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:

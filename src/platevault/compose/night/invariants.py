@@ -23,14 +23,7 @@ from platevault.domain.headers import HeaderStatus
 from platevault.domain.ids import FileKind
 from platevault.domain.inventory import FileRecord
 from platevault.domain.lifecycles import Destination
-from platevault.domain.places import (
-    ARCHIVE_CONTROLLER_QUEUE,
-    archiver_queue,
-    board_lease,
-    exposure_directory,
-    oods_queue,
-    work_queue,
-)
+from platevault.domain.places import board_lease, exposure_directory, night_queues
 from platevault.domain.whereabouts import is_done
 from platevault.ports.file_ledger import FileLedger
 from platevault.ports.image_writer import LinkStore
@@ -259,9 +252,7 @@ async def _leftovers(evidence: Evidence) -> tuple[list[str], str]:
         f"temporary file {path}"
         for path in await asyncio.to_thread(lambda: sorted(root.rglob(".*.tmp")))
     ]
-    queues = [ARCHIVE_CONTROLLER_QUEUE]
-    for camera in evidence.daqs:
-        queues += [work_queue(camera), oods_queue(camera), archiver_queue(camera)]
+    queues = night_queues(evidence.daqs)
     for queue in queues:
         depth = await evidence.queue.depth(queue)
         if depth:

@@ -8,14 +8,14 @@ SAL over Kafka, sections 8.1 (late joiners) and 8.2 (order and filter).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 from confluent_kafka import KafkaError, Message
 
 from platevault.adapters.kafka.codec import UndecodableSampleError
-from platevault.adapters.kafka.consumer import ThreadedConsumer
+from platevault.adapters.kafka.consumer import MessagePump, ThreadedConsumer
 from platevault.adapters.kafka.errors import error_of, is_corrupted, is_out_of_range
 from platevault.adapters.kafka.schemas import SchemaBook
 from platevault.adapters.kafka.settings import KafkaSettings
@@ -27,6 +27,9 @@ from platevault.domain.samples import Sample, TopicKind, TopicSchema
 _LOG_EVERY = 100
 #: Kinds of which a late sample of older date is dropped.
 _DATED = frozenset({TopicKind.EVENT, TopicKind.TELEMETRY})
+
+#: Gives the offsets of the oldest message of a topic and after its newest.
+ReachOf = Callable[[str], Awaitable[tuple[int, int]]]
 
 _log = structlog.get_logger(__name__)
 
@@ -93,6 +96,8 @@ class TopicReader:
         Topics of which the past is wanted, with the offset at which it ends.
     consumer
         Assigned already.
+    reach
+        Tells where a topic begins and ends.
     subscription
         Gets the samples.
     schemas
@@ -107,6 +112,7 @@ class TopicReader:
         first: Mapping[str, int],
         past_ends: Mapping[str, int],
         consumer: ThreadedConsumer,
+        reach: ReachOf,
         subscription: Subscription,
         schemas: SchemaBook,
     ) -> None:
@@ -114,7 +120,8 @@ class TopicReader:
         self._sal_index = sal_index
         self._next = dict(first)
         self._pasts = {name: _Past(end) for name, end in past_ends.items()}
-        self._consumer = consumer
+        self._reach = reach
+        self._pump = MessagePump(consumer, at_once=self._take_at_once)
         self._subscription = subscription
         self._schemas = schemas
         self._skipped = Skipped()
@@ -127,23 +134,47 @@ class TopicReader:
         try:
             if not self._pasts:
                 self.past_complete.set()
-            while not self._subscription.failed:
-                await self._take_all(await self._consumer.take())
+            async with self._pump.running():
+                while not self._subscription.failed:
+                    await self._take_all(await self._pump.take())
         except PlatevaultError as error:
             self._subscription.fail(error)
         finally:
             self.past_complete.set()
+
+    def _take_at_once(self, messages: list[Message]) -> list[Message]:
+        """Take live messages whose schemas are in hand; give the others."""
+        for place, message in enumerate(messages):
+            name, offset, value = str(message.topic()), message.offset(), message.value()
+            if (
+                message.error() is not None
+                or offset is None
+                or value is None
+                or name in self._pasts
+                or self._subscription.failed
+            ):
+                return messages[place:]
+            try:
+                sample = self._schemas.decode_known(self._topics[name], value)
+            except UndecodableSampleError:
+                return messages[place:]
+            if sample is None:
+                return messages[place:]
+            self._next[name] = offset + 1
+            if self._is_news(name, sample):
+                self._subscription.put(sample)
+        return []
 
     async def _take_all(self, messages: Sequence[Message]) -> None:
         for message in messages:
             name, problem, offset = str(message.topic()), message.error(), message.offset()
             if problem is not None and is_corrupted(problem):
                 _log.warning("Messages arrived corrupted and are read again", topic=name)
-                await self._consumer.assign(self._next)
+                await self._pump.move(self._next)
                 return  # the rest comes again
             if problem is not None and is_out_of_range(problem):
                 self._next[name] = await self._next_there_is(name)
-                await self._consumer.assign(self._next)
+                await self._pump.move(self._next)
                 return
             await self._take(message)
             if problem is None and offset is not None:
@@ -155,7 +186,7 @@ class TopicReader:
         Else the topic was made anew. Then events are read from the start, since their stamps tell
         what is new; commands and replies are not, since an old command must not be done once more.
         """
-        start, end = await self._consumer.reach(name)
+        start, end = await self._reach(name)
         later = self._next[name] < start
         offset = start if later or self._topics[name].kind is TopicKind.EVENT else end
         _log.warning("Messages are gone from the broker", topic=name, goes_on_at=offset)

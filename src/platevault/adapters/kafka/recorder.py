@@ -29,7 +29,7 @@ from typing_extensions import override
 from platevault.adapters.kafka.codec import UndecodableSampleError
 from platevault.adapters.kafka.consumer import BATCH, POLL_S, ThreadedConsumer
 from platevault.adapters.kafka.errors import error_of, is_corrupted, is_out_of_range, problem_of
-from platevault.adapters.kafka.reader import Skipped
+from platevault.adapters.kafka.reader import ReachOf, Skipped
 from platevault.adapters.kafka.schemas import SchemaBook
 from platevault.domain.errors import PermanentError, PlatevaultError
 from platevault.domain.samples import Sample, TopicKind, TopicSchema
@@ -116,7 +116,9 @@ class KafkaRecording(Recording):
     topics
         By name on the brokers.
     consumer
-        Member of the group, with two threads.
+        Member of the group.
+    reach
+        Tells where a topic begins and ends.
     schemas
         Decodes.
     """
@@ -126,10 +128,12 @@ class KafkaRecording(Recording):
         *,
         topics: Mapping[str, TopicSchema],
         consumer: ThreadedConsumer,
+        reach: ReachOf,
         schemas: SchemaBook,
     ) -> None:
         self._topics = topics
         self._consumer = consumer
+        self._reach = reach
         self._schemas = schemas
         self._skipped = Skipped()
         self._places: dict[str, _Place] = {}
@@ -330,7 +334,7 @@ class KafkaRecording(Recording):
             return
         if problem is not None and is_out_of_range(problem):
             # What went unread is found by the numbers; what comes again was only given once more.
-            place.next, _ = await self._consumer.reach(name)
+            place.next, _ = await self._reach(name)
             _log.warning("Messages are gone from the broker", topic=name, goes_on_at=place.next)
             self._again = True
             return

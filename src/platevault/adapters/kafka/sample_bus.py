@@ -11,7 +11,7 @@ from contextlib import (
     asynccontextmanager,
     suppress,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -49,6 +49,14 @@ class _Outlet:
     name: str
     codec: TopicCodec
     schema_id: int
+    keys: dict[int, bytes] = field(default_factory=dict)
+
+    def key(self, sal_index: int) -> bytes:
+        """Give the message key of an index."""
+        key = self.keys.get(sal_index)
+        if key is None:
+            key = self.keys[sal_index] = message_key(self.codec.topic, sal_index)
+        return key
 
 
 class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", None]):
@@ -173,7 +181,7 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
             await self._opened_outbox().send(
                 message,
                 topic=name,
-                key=message_key(topic, sample.sal_index),
+                key=outlet.key(sample.sal_index),
                 value=outlet.codec.encode(sample, outlet.schema_id),
             )
         except TopicMissingError:
@@ -218,10 +226,11 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
                         **self._callbacks(),
                     },
                     name="kafka-record",
-                    threads=2,
                 )
             )
-            recording = KafkaRecording(topics=named, consumer=consumer, schemas=self._schemas)
+            recording = KafkaRecording(
+                topics=named, consumer=consumer, reach=self._directory.reach, schemas=self._schemas
+            )
             await stack.enter_async_context(recording.joined(self._opened_group()))
             yield recording
 
@@ -250,6 +259,7 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
             first=first,
             past_ends={name: ends[name] for name in past},
             consumer=consumer,
+            reach=self._directory.reach,
             subscription=subscription,
             schemas=self._schemas,
         )

@@ -94,6 +94,19 @@ class SchemaBook:
             self._writers.setdefault(schema_id, parse_writer_schema(schema_id, codec.text))
         return schema_id
 
+    def decode_known(self, topic: TopicSchema, value: bytes) -> Sample | None:
+        """Give the sample of a message; ``None`` if the registry must be asked first.
+
+        Raises
+        ------
+        UndecodableSampleError
+            Skip it.
+        """
+        writer = self._writers.get(schema_id_of(value))
+        if not isinstance(writer, WriterSchema):
+            return None
+        return self.codec(topic).decode(value, writer, self._clock.now_tai())
+
     async def decode(self, name: str, topic: TopicSchema, value: bytes) -> Sample:
         """Give the sample of a message; waits for a registry that does not answer.
 

@@ -109,6 +109,10 @@ class TopicDirectory:
         """Give the offset of the oldest message of each topic; errors as in `ends`."""
         return await self._offsets(names, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
 
+    async def reach(self, name: str) -> tuple[int, int]:
+        """Give the offsets of the oldest message of a topic and after its newest."""
+        return (await self.starts([name]))[name], (await self.ends([name]))[name]
+
     async def _offsets(self, names: Collection[str], spec: OffsetSpec) -> dict[str, int]:
         if not names:
             return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -244,7 +245,7 @@ async def test_without_a_broker_the_bus_opens_and_says_so(kafka_settings: KafkaS
     )
     async with opened(settings) as bus, asyncio.timeout(PATIENCE_S):
         health = await bus.wait_health(BusState.DEGRADED)
-        assert "broker" in health.reason.lower()
+        assert re.search("broker|refused", health.reason.lower())
         with pytest.raises(BusUnavailableError):
             await bus.publish(contract_sample(1))
         with pytest.raises(BusUnavailableError):

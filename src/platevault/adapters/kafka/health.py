@@ -60,10 +60,11 @@ class HealthBoard:
         state = BusState.DEGRADED if self._problems else BusState.CONNECTED
         return BusHealth(state, "; ".join(self._problems.values()), self._since_tai)
 
-    def bad(self, source: str, reason: str) -> None:
-        """Note that ``source`` does not serve."""
+    def bad(self, source: str, reason: str, *, vague: bool = False) -> None:
+        """Note that ``source`` does not serve; a ``vague`` reason does not replace another."""
         before = self._problems.get(source)
-        self._problems[source] = reason
+        if before is None or not vague:
+            self._problems[source] = reason
         if before is None:
             _log.warning("Bus is degraded", source=source, reason=reason)
             self._tell()

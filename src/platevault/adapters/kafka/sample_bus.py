@@ -189,7 +189,7 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
             self._directory.forget(name)
             raise
         except BusUnavailableError as error:
-            self._broker_failed(str(error))
+            self._broker_failed(str(error), vague=True)
             raise
         self._board.good(BROKER)
 
@@ -317,12 +317,17 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
         def failed(problem: KafkaError) -> None:
             # A client that is closed late has nobody left to tell.
             if not loop.is_closed():
-                loop.call_soon_threadsafe(self._broker_failed, problem.str())
+                loop.call_soon_threadsafe(self._client_complained, problem)
 
         return {"error_cb": failed}
 
-    def _broker_failed(self, reason: str) -> None:
-        self._board.bad(BROKER, reason)
+    def _client_complained(self, problem: KafkaError) -> None:
+        # That all brokers are down is said after the reason, and must not hide it.
+        vague = problem.code() == KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 (librdkafka's form)
+        self._broker_failed(problem.str(), vague=vague)
+
+    def _broker_failed(self, reason: str, *, vague: bool) -> None:
+        self._board.bad(BROKER, reason, vague=vague)
         self._look.set()
 
     async def _watch(self) -> None:
@@ -344,7 +349,7 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
         try:
             await self._directory.probe(_PROBE_S)
         except PlatevaultError as error:
-            self._board.bad(BROKER, str(error))
+            self._board.bad(BROKER, str(error), vague=True)
         else:
             self._board.good(BROKER)
 

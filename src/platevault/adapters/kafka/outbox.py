@@ -23,6 +23,10 @@ _LAST_MOMENTS_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
+#: Said to a sender that has waited long enough.
+_LATE = KafkaError(KafkaError._TIMED_OUT, "The sender waited long enough")  # noqa: SLF001
+_Outcome = asyncio.Future[KafkaError | None]
+
 #: What tells one message from another: a retry of it is the same.
 MessageId = tuple[object, ...]
 
@@ -47,7 +51,7 @@ class Outbox:
         self._options = options
         self._within_s = within_s
         self._calls = BlockingCalls(name="kafka-outbox", threads=1)
-        self._under_way: dict[MessageId, asyncio.Future[KafkaError | None]] = {}
+        self._under_way: dict[MessageId, list[_Outcome]] = {}
         self._producer: Producer | None = None
         self._serving: asyncio.Task[None] | None = None
         self._closing = False
@@ -83,23 +87,28 @@ class Outbox:
         BusAccessError, BusRefusalError
             Do not retry.
         """
-        outcome = self._under_way.get(message) or self._produce(message, topic, key, value)
+        waiters = self._under_way.get(message)
+        if waiters is None:
+            waiters = self._produce(message, topic, key, value)
+        outcome: _Outcome = self._loop.create_future()
+        limit = self._loop.call_later(self._within_s, _settle, outcome, _LATE)
+        waiters.append(outcome)
         try:
-            async with asyncio.timeout(self._within_s):
-                problem = await asyncio.shield(outcome)
-        except TimeoutError as error:
+            problem = await outcome
+        finally:
+            limit.cancel()
+            waiters.remove(outcome)
+        if problem is _LATE:
             raise BusUnavailableError(
                 "The broker did not take the sample in time", topic=topic, within_s=self._within_s
-            ) from error
+            )
         if problem is not None:
             raise error_of(problem, "The broker did not take the sample", topic=topic)
 
-    def _produce(
-        self, message: MessageId, topic: str, key: bytes, value: bytes
-    ) -> asyncio.Future[KafkaError | None]:
+    def _produce(self, message: MessageId, topic: str, key: bytes, value: bytes) -> list[_Outcome]:
         if self._producer is None or self._closing:
             raise UsageError("The bus is not open")
-        outcome: asyncio.Future[KafkaError | None] = self._loop.create_future()
+        waiters: list[_Outcome] = []
         loop = self._loop
 
         def delivered(problem: KafkaError | None, _: Message) -> None:
@@ -115,15 +124,15 @@ class Outbox:
             problem = problem_of(error)
             self._replace_if_dead(problem)
             raise error_of(problem, "The client did not take the sample", topic=topic) from error
-        self._under_way[message] = outcome
-        return outcome
+        self._under_way[message] = waiters
+        return waiters
 
     def _settle(self, message: MessageId, problem: KafkaError | None) -> None:
-        outcome = self._under_way.pop(message, None)
+        waiters = self._under_way.pop(message, ())
         if problem is not None:
             self._replace_if_dead(problem)
-        if outcome is not None and not outcome.done():
-            outcome.set_result(problem)
+        for outcome in waiters:
+            _settle(outcome, problem)
 
     def _replace_if_dead(self, problem: KafkaError) -> None:
         if problem.fatal() and not self._closing:
@@ -137,3 +146,8 @@ class Outbox:
         if self._producer is not None and self._producer.flush(_LAST_MOMENTS_S):
             self._producer.purge()
             self._producer.flush(_LAST_MOMENTS_S)
+
+
+def _settle(outcome: _Outcome, problem: KafkaError | None) -> None:
+    if not outcome.done():
+        outcome.set_result(problem)

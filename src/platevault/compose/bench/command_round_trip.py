@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from platevault.adapters.kafka import KafkaSampleBus, KafkaSettings
-from platevault.adapters.kafka.bare import measure_bare_round_trips
+from platevault.adapters.kafka.bare import measure_asyncio_round_trips, measure_bare_round_trips
 from platevault.ports.clock import Clock
 from platevault.ports.sample_bus import SampleBus
 from platevault.sal.avro import avro_schema
@@ -56,16 +56,25 @@ class CommandRoundTrip:
     commands
         From the call of the remote to the final reply in its hands.
     bare
-        Produce, consume, produce, consume.
+        Produce, consume, produce, consume with the library's own client for event loops.
+    blocking
+        The same in two threads that block, without an event loop and without asking whether the
+        broker has the message: the least that the library can take.
     """
 
     commands: RoundTrips
     bare: RoundTrips
+    blocking: RoundTrips
 
     @property
     def ratio(self) -> float:
-        """Median of the commands over that of the bare client."""
+        """Median of the commands over that of the bare client in an event loop."""
         return self.commands.p50_s / self.bare.p50_s
+
+    @property
+    def ratio_to_blocking(self) -> float:
+        """Median of the commands over that of the blocking client."""
+        return self.commands.p50_s / self.blocking.p50_s
 
 
 async def measure_command_round_trip(
@@ -91,14 +100,18 @@ async def measure_command_round_trip(
     """
     commands: list[float] = []
     bare: list[float] = []
+    blocking: list[float] = []
     each = max(1, repeats // rounds)
     async with KafkaSampleBus(settings=settings, clock=clock, avro_schema=avro_schema) as bus:
         for _ in range(rounds):
-            bare += await asyncio.to_thread(
+            blocking += await asyncio.to_thread(
                 measure_bare_round_trips, settings, repeats=each, size_bytes=_SIZE_BYTES
             )
+            bare += await measure_asyncio_round_trips(
+                settings, repeats=each, size_bytes=_SIZE_BYTES
+            )
             commands += await time_commands(bus, clock=clock, repeats=each)
-    return CommandRoundTrip(RoundTrips(commands), RoundTrips(bare))
+    return CommandRoundTrip(RoundTrips(commands), RoundTrips(bare), RoundTrips(blocking))
 
 
 async def time_commands(

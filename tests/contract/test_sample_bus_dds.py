@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,11 @@ async def test_a_recording_outlives_the_bus(settings: DdsSettings) -> None:
             await bus.publish(contract_sample(sequence))
         async with bus.record([topic], group="a/b ü") as recording:
             got = await take_recorded(recording, 3)
+            await recording.commit()
     assert numbers_of(got) == [3, 4, 5]
+    async with _bus(settings) as bus, bus.record([topic], group="a/b ü") as recording:
+        await bus.publish(contract_sample(7))
+        assert (await take_recorded(recording, 1)) == [Gap(topic, 1, "PVDemo:1", 6, 6)]
     first = got[0]
     assert isinstance(first, Sample)
     expected = replace(contract_sample(3, text="1e400 NaN"), received_tai=first.received_tai)
@@ -277,6 +282,22 @@ async def test_a_bus_that_is_not_open_says_so(settings: DdsSettings) -> None:
     with pytest.raises(BusUnavailableError):
         async with bus.record([contract_topic()], group="efd"):
             pytest.fail("it was joined")
+
+
+async def test_closing_the_bus_ends_what_is_still_subscribed(settings: DdsSettings) -> None:
+    bus = _bus(settings)
+    async with AsyncExitStack() as stack:
+        async with bus:
+            subscription = bus.subscribe([contract_topic()], history=History.NONE)
+            samples = await stack.enter_async_context(subscription)
+            joined = bus.record([contract_topic()], group="efd")
+            recording = await stack.enter_async_context(joined)
+        with pytest.raises(BusUnavailableError):
+            async with asyncio.timeout(20):
+                await anext(samples)
+        with pytest.raises(StopAsyncIteration):
+            async with asyncio.timeout(20):
+                await anext(aiter(recording))
 
 
 @pytest.mark.parametrize(

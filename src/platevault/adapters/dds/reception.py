@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -92,6 +93,7 @@ class Reception:
         self._told = False
         self._lock = threading.Lock()
         self._stopping = False
+        self._ended = True
         self._started: Future[None] = Future()
         self._thread: threading.Thread | None = None
 
@@ -125,30 +127,38 @@ class Reception:
 
     async def run(self, work: Callable[[], ResultT]) -> ResultT:
         """Run ``work`` in the thread."""
-        thread = self._thread
-        if thread is None or not thread.is_alive():
-            raise self._not_open()
         answer: Future[ResultT] = Future()
 
         def answered() -> None:
             if not answer.set_running_or_notify_cancel():
                 return
             try:
+                if self._ended:
+                    raise self._not_open()
                 answer.set_result(work())
             except Exception as error:  # noqa: BLE001 - handed to the caller
                 answer.set_exception(error)
 
-        self._post(answered)
+        if not self._post(answered):
+            raise self._not_open()
         return await asyncio.wrap_future(answer)
 
     def post(self, work: Callable[[], None]) -> None:
         """Let the thread run ``work``, which raises nothing, after what was asked before."""
-        if self._thread is not None and self._thread.is_alive():
-            self._post(work)
+        self._post(work)
 
-    def _post(self, work: Callable[[], None]) -> None:
-        self._work.append(work)
-        self._guard.set(True)
+    async def catch_up(self) -> None:
+        """Return when what readers hold at this moment was given to their targets."""
+        if self._opened:
+            await self.run(lambda: None)
+
+    def _post(self, work: Callable[[], None]) -> bool:
+        with self._lock:  # the thread may do the work, and end, before it is woken for it
+            if self._ended:
+                return False
+            self._work.append(work)
+            self._guard.set(True)
+            return True
 
     def _not_open(self) -> BusUnavailableError:
         return BusUnavailableError("The bus is not open", domain_id=self._settings.domain_id)
@@ -214,6 +224,7 @@ class Reception:
                 self._guard = GuardCondition(self._participant)
                 self._waitset = WaitSet(self._participant)
                 self._waitset.attach(self._guard)
+                self._ended = False
             except DDSException as error:
                 problem = BusUnavailableError(
                     "The DDS domain cannot be joined",
@@ -233,10 +244,11 @@ class Reception:
             try:
                 self._waitset.wait(dds_infinity)
                 self._guard.set(False)
-                while self._work:
-                    self._work.popleft()()
+                work = [self._work.popleft() for _ in range(len(self._work))]
                 for opened in tuple(self._opened):
                     self._take(opened)
+                for each in work:
+                    each()
             except Exception as error:  # noqa: BLE001 - the outermost loop of the thread
                 _log.exception("Reception of samples failed")
                 self._tell_failure(error)
@@ -268,15 +280,21 @@ class Reception:
     def _delete_all(self) -> None:
         for opened in tuple(self._opened):
             self.close_reader(opened)
+            with suppress(RuntimeError):  # the loop of a process that failed is closed
+                self._loop.call_soon_threadsafe(opened.target.fail, self._not_open())
         for writer in self._writers.values():
             delete(writer)
         for topic, _ in self._topics.values():
             delete(topic)
         self._writers.clear()
         self._topics.clear()
-        for name in ("_waitset", "_guard", "_participant"):
-            if hasattr(self, name):
-                delete(getattr(self, name))
+        with self._lock:
+            self._ended = True
+            for name in ("_waitset", "_guard", "_participant"):
+                if hasattr(self, name):
+                    delete(getattr(self, name))
+        while self._work:
+            self._work.popleft()()
 
     # On the event loop
 

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 CONSTRAINTS := constraints/dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test check docs format bench services clean
+.PHONY: help venv run test drills check docs format bench services clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,7 +27,10 @@ else
 endif
 
 test: $(STAMP) ## run every test (those against servers too, once `make services` was run)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not drill' $(PYTEST_ARGS)
+
+drills: $(STAMP) ## kill, cut and stall real servers, and kill every service of a night
+	@$(BIN)/python -m pytest -m drill $(PYTEST_ARGS)
 
 check: $(STAMP) ## lint, types, layers, documentation
 	@$(BIN)/ruff check .

@@ -35,7 +35,7 @@ from platevault.testing.sample_bus_contract import contract_sample, contract_top
 from platevault.testing.servers import KafkaServer, ServerMissingError, free_port
 from platevault.testing.tcp_proxy import TcpProxy
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.drill, pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(150)]
 
 PATIENCE_S = 50.0
 TOPIC = contract_topic()

@@ -20,7 +20,7 @@ from platevault.compose.local_servers import (
     ServerMissingError,
 )
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(600)]
 SERVERS = {
     "kafka": KafkaServer, "rabbitmq": RabbitServer, "redis": RedisServer,
     "postgres": PostgresServer,

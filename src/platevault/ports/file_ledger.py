@@ -20,7 +20,11 @@ from platevault.domain.lifecycles import Destination, FileState
 
 
 class LedgerUnavailableError(TransientError):
-    """The database does not answer or is busy: retry; nothing was written."""
+    """The database does not answer or is busy: retry; nothing was written.
+
+    Only an adapter whose connection broke in the commit itself may not know; its subclass says so,
+    and repeating the call is safe.
+    """
 
 
 class LedgerFullError(LedgerUnavailableError):

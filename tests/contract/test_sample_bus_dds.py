@@ -284,6 +284,19 @@ async def test_a_bus_that_is_not_open_says_so(settings: DdsSettings) -> None:
             pytest.fail("it was joined")
 
 
+async def test_a_writer_in_a_tight_loop_overruns_no_reader_of_its_process(
+    settings: DdsSettings,
+) -> None:
+    shallow = replace(settings, reader_depth=16, queue_limit=1000)
+    async with (
+        _bus(shallow) as bus,
+        bus.subscribe([contract_topic()], history=History.NONE) as samples,
+    ):
+        for number in range(1, 501):
+            await bus.publish(contract_sample(number))
+        assert [(await anext(samples)).sequence for _ in range(500)] == [*range(1, 501)]
+
+
 async def test_closing_the_bus_ends_what_is_still_subscribed(settings: DdsSettings) -> None:
     bus = _bus(settings)
     async with AsyncExitStack() as stack:

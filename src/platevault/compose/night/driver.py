@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from platevault.compose.context import ProcessContext
 from platevault.compose.night.drills import Drills
 from platevault.compose.night.observatory import SimulatedObservatory
-from platevault.compose.night.progress import night_progress
 from platevault.compose.night.records import NightRecord, TakenImage
 from platevault.compose.night.replay import FrameVisit, load_exposure
 from platevault.domain.camera import Camera
@@ -58,6 +57,7 @@ class NightDriver:
         self._record = record
         self._drills = drills
         self._taken = 0
+        self._registered: set[str] = set()
 
     async def on_event(self, camera: str, topic: str, image: str) -> int:
         """Note the wall time of an event, and say how often it goes out."""
@@ -250,12 +250,16 @@ class NightDriver:
 
     async def _unfinished(self) -> list[str]:
         images = list(self._record.images)
+        ledger = self._context.ledger
         try:
-            progress = await night_progress(self._context.ledger, images)
+            for image in images:
+                if image not in self._registered and await ledger.exposure(image) is not None:
+                    self._registered.add(image)
+            # After the above: what was registered a moment ago must not seem to be finished.
+            open_images = {one.exposure.image for one in await ledger.exposures(unfinished=True)}
         except LedgerUnavailableError:
             return images
-        found = {one.image: one for one in progress}
-        return [image for image in images if image not in found or found[image].pending]
+        return [one for one in images if one in open_images or one not in self._registered]
 
     def _components(self) -> list[tuple[str, int]]:
         found = []

@@ -54,32 +54,52 @@ class ExposureProgress:
 _TROUBLE = frozenset({FileState.RETRY, FileState.DEAD, FileState.LATE, FileState.CORRUPT})
 
 
-async def night_progress(ledger: FileLedger, images: Sequence[str]) -> list[ExposureProgress]:
-    """Look up the progress of images, those not registered yet left out."""
-    found = []
-    for image in images:
-        record = await ledger.exposure(image)
-        if record is None:
-            continue
-        done: Counter[Destination] = Counter()
-        troubled = pending = 0
-        for file in await ledger.files(image=image):
-            pending += not is_done(file) and file.state not in SETTLED_STATES
-            if file.key.kind is FileKind.RAW:
-                done[file.destination] += is_done(file)
-                troubled += file.state in _TROUBLE
-        found.append(
-            ExposureProgress(
-                image=image,
-                camera=record.exposure.camera,
-                sensors=len(record.exposure.sensors),
-                written=done[Destination.ARCHIVE],
-                catalogued=done[Destination.OODS],
-                replicated=done[Destination.BACKBONE],
-                header=record.header is not None,
-                read_out=record.end_readout_tai is not None,
-                troubled=troubled,
-                pending=pending,
-            )
-        )
-    return found
+class NightProgress:
+    """Follows the exposures of a night; asks the ledger only of those that may still change.
+
+    Parameters
+    ----------
+    ledger
+        Of the site.
+    """
+
+    def __init__(self, ledger: FileLedger) -> None:
+        self._ledger = ledger
+        self._finished: dict[str, ExposureProgress] = {}
+
+    async def look(self, images: Sequence[str]) -> list[ExposureProgress]:
+        """Give the progress of images, those not registered yet left out."""
+        found = []
+        for image in images:
+            progress = self._finished.get(image) or await _exposure_progress(self._ledger, image)
+            if progress is None:
+                continue
+            if progress.finished and not progress.pending:
+                self._finished[image] = progress
+            found.append(progress)
+        return found
+
+
+async def _exposure_progress(ledger: FileLedger, image: str) -> ExposureProgress | None:
+    record = await ledger.exposure(image)
+    if record is None:
+        return None
+    done: Counter[Destination] = Counter()
+    troubled = pending = 0
+    for file in await ledger.files(image=image):
+        pending += not is_done(file) and file.state not in SETTLED_STATES
+        if file.key.kind is FileKind.RAW:
+            done[file.destination] += is_done(file)
+            troubled += file.state in _TROUBLE
+    return ExposureProgress(
+        image=image,
+        camera=record.exposure.camera,
+        sensors=len(record.exposure.sensors),
+        written=done[Destination.ARCHIVE],
+        catalogued=done[Destination.OODS],
+        replicated=done[Destination.BACKBONE],
+        header=record.header is not None,
+        read_out=record.end_readout_tai is not None,
+        troubled=troubled,
+        pending=pending,
+    )

@@ -24,7 +24,7 @@ from platevault.compose.night.observatory import (
     simulated_services,
 )
 from platevault.compose.night.patience import PatientSampleBus
-from platevault.compose.night.progress import ExposureProgress, night_progress
+from platevault.compose.night.progress import ExposureProgress, NightProgress
 from platevault.compose.night.records import NightRecord
 from platevault.compose.night.replay import FrameVisit
 from platevault.compose.night.report import Invariant, NightReport
@@ -40,7 +40,7 @@ from platevault.sim.daq_readout import SimReadout
 
 #: Time for the last files, and for each exposure, before the night is called unfinished [s].
 _SETTLE_S, _SETTLE_PER_EXPOSURE_S = 120.0, 30.0
-_LOOK_S = 0.25
+_LOOK_S = 0.5
 #: Gives how far the night is, and how many exposures it will have.
 Watcher = Callable[[Sequence[ExposureProgress], int], None]
 _KILOBYTE = 1024
@@ -307,11 +307,13 @@ def _forwarder(
 async def _watching(
     context: ProcessContext, record: NightRecord, options: NightOptions, watch: Watcher
 ) -> AsyncIterator[None]:
+    progress = NightProgress(context.ledger)
+
     async def look() -> None:
         while True:
             # While the ledger is away the view stands still.
             with suppress(LedgerUnavailableError):
-                watch(await night_progress(context.ledger, list(record.images)), options.planned)
+                watch(await progress.look(list(record.images)), options.planned)
             await context.clock.sleep(_LOOK_S)
 
     async with asyncio.TaskGroup() as group:
@@ -320,7 +322,7 @@ async def _watching(
             yield
         finally:
             looking.cancel()
-            watch(await night_progress(context.ledger, list(record.images)), options.planned)
+            watch(await progress.look(list(record.images)), options.planned)
 
 
 def _notable(context: ProcessContext, record: NightRecord) -> dict[str, str]:

@@ -6,6 +6,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ ResultT = TypeVar("ResultT")
 
 #: So many calls share one transaction, and so one wait for the disk, when they come together.
 _LARGEST_GROUP = 64
+#: Pause between attempts to turn the log on [s].
+_LOOK_S = 0.01
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_TOOBIG})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _FORBIDDEN = frozenset(
@@ -30,7 +33,41 @@ _FORBIDDEN = frozenset(
 _IO_WRITES = frozenset({sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_TRUNCATE})
 
 
-def translated(error: sqlite3.Error, path: Path) -> PlatevaultError:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreErrors:
+    """What is raised of a database.
+
+    Attributes
+    ----------
+    what
+        What the database is to its users, such as ``ledger``.
+    unavailable
+        It does not answer, or another process holds it.
+    full
+        No space is left.
+    damaged
+        Its file is no sound database.
+    forbidden
+        It cannot be opened or written.
+    """
+
+    what: str
+    unavailable: type[PlatevaultError]
+    full: type[PlatevaultError]
+    damaged: type[PlatevaultError]
+    forbidden: type[PlatevaultError]
+
+
+LEDGER_ERRORS = StoreErrors(
+    what="ledger",
+    unavailable=LedgerUnavailableError,
+    full=LedgerFullError,
+    damaged=LedgerDamagedError,
+    forbidden=LedgerForbiddenError,
+)
+
+
+def translated(error: sqlite3.Error, path: Path, errors: StoreErrors) -> PlatevaultError:
     """Give our error for one of SQLite's."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     facts: dict[str, object] = {
@@ -40,16 +77,16 @@ def translated(error: sqlite3.Error, path: Path) -> PlatevaultError:
     }
     primary = code & 0xFF
     if primary in _FULL or code in _IO_WRITES:
-        return LedgerFullError("No space left for the ledger", **facts)
+        return errors.full(f"No space left for the {errors.what}", **facts)
     if primary in _DAMAGED:
-        return LedgerDamagedError("The ledger is damaged", **facts)
+        return errors.damaged(f"The {errors.what} is damaged", **facts)
     if primary in _FORBIDDEN:
-        return LedgerForbiddenError("The ledger cannot be opened or written", **facts)
-    return LedgerUnavailableError("The ledger does not answer", **facts)
+        return errors.forbidden(f"The {errors.what} cannot be opened or written", **facts)
+    return errors.unavailable(f"The {errors.what} does not answer", **facts)
 
 
 def open_connection(path: Path, *, busy_timeout_s: float, read_only: bool) -> sqlite3.Connection:
-    """Open the file with the settings on which the ledger's promises rest.
+    """Open the file with the settings on which the promises of its users rest.
 
     WAL lets readers go on while one process writes; ``synchronous=FULL`` makes a committed
     transaction survive power loss.
@@ -67,7 +104,7 @@ def open_connection(path: Path, *, busy_timeout_s: float, read_only: bool) -> sq
         if read_only:
             connection.execute("PRAGMA query_only=ON")
         else:
-            connection.execute("PRAGMA journal_mode=WAL").fetchone()
+            _use_wal(connection, within_s=busy_timeout_s)
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute("PRAGMA journal_size_limit=67108864").fetchone()
@@ -78,10 +115,26 @@ def open_connection(path: Path, *, busy_timeout_s: float, read_only: bool) -> sq
     return connection
 
 
+def _use_wal(connection: sqlite3.Connection, *, within_s: float) -> None:
+    """Turn the log on; others who do it at the same time make SQLite refuse instead of wait."""
+    end = time.monotonic() + within_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() >= end:
+                raise
+            time.sleep(_LOOK_S)
+        else:
+            return
+
+
 @dataclass(frozen=True, slots=True)
 class _Call:
     work: Callable[[sqlite3.Connection], Any]
     answer: Future[Any]
+    durable: bool
 
 
 class ConnectionThread:
@@ -99,6 +152,10 @@ class ConnectionThread:
         ``BEGIN IMMEDIATE`` for a writer, ``BEGIN`` for a reader.
     max_waiting
         So many calls may wait; further callers wait for a place.
+    errors
+        What is raised for a database that fails.
+    after
+        Called in the thread after each transaction that was committed.
     """
 
     def __init__(
@@ -109,6 +166,8 @@ class ConnectionThread:
         connect: Callable[[], sqlite3.Connection],
         begin: str,
         max_waiting: int,
+        errors: StoreErrors = LEDGER_ERRORS,
+        after: Callable[[], None] | None = None,
     ) -> None:
         self._name = name
         self._path = path
@@ -121,11 +180,16 @@ class ConnectionThread:
         self._ended: Future[None] = Future()
         self._started = False
         self._closing = False
+        self._errors = errors
+        self._after = after
+        self._synchronous = True
+        #: Why the last transaction failed; empty if it did not.
+        self.problem = ""
 
     async def start(self) -> None:
         """Start the thread and open the connection; raises what opening raised."""
         self._started = True
-        # A daemon: a ledger that nobody closed must not keep a failed process alive.
+        # A daemon: a database that nobody closed must not keep a failed process alive.
         threading.Thread(target=self._run, name=self._name, daemon=True).start()
         await asyncio.shield(asyncio.wrap_future(self._opened))
 
@@ -138,25 +202,33 @@ class ConnectionThread:
             await asyncio.to_thread(self._calls.put, None)
         await asyncio.shield(asyncio.wrap_future(self._ended))
 
-    async def call(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+    async def call(
+        self, work: Callable[[sqlite3.Connection], ResultT], *, durable: bool = True
+    ) -> ResultT:
         """Run ``work`` in a transaction of the thread; it may run twice and must not mind.
 
-        Cancellation before it began means it never runs; later it runs to its end.
+        Cancellation before it began means it never runs; later it runs to its end. What is not
+        ``durable`` survives the end of any process, and may be forgotten when the host fails.
         """
         async with self._places:
-            if not self._started or self._closing:
-                raise self._not_open()
-            call = _Call(work, Future())
-            try:
-                self._calls.put_nowait(call)
-            except queue.Full as error:
-                raise LedgerUnavailableError(
-                    "Too many calls wait for the ledger", path=str(self._path)
-                ) from error
-            if self._ended.done():  # nobody else would answer
-                self._refuse_the_rest()
-            result: ResultT = await asyncio.wrap_future(call.answer)
-            return result
+            return await asyncio.wrap_future(self.submit(work, durable=durable))
+
+    def submit(
+        self, work: Callable[[sqlite3.Connection], ResultT], *, durable: bool = True
+    ) -> Future[ResultT]:
+        """Let ``work`` run as `call` does, without waiting for a place; its result is a future."""
+        if not self._started or self._closing:
+            raise self._not_open()
+        answer: Future[ResultT] = Future()
+        try:
+            self._calls.put_nowait(_Call(work, answer, durable))
+        except queue.Full as error:
+            raise self._errors.unavailable(
+                f"Too many calls wait for the {self._errors.what}", path=str(self._path)
+            ) from error
+        if self._ended.done():  # nobody else would answer
+            self._refuse_the_rest()
+        return answer
 
     def _run(self) -> None:
         try:
@@ -175,8 +247,8 @@ class ConnectionThread:
         try:
             return self._connect()
         except sqlite3.Error as error:
-            self._opened.set_exception(translated(error, self._path))
-        except Exception as error:  # noqa: BLE001 - told to who opens the ledger
+            self._opened.set_exception(translated(error, self._path, self._errors))
+        except Exception as error:  # noqa: BLE001 - told to who opens it
             self._opened.set_exception(error)
         return None
 
@@ -189,8 +261,10 @@ class ConnectionThread:
             if call is not None and call.answer.set_running_or_notify_cancel():
                 call.answer.set_exception(self._not_open())
 
-    def _not_open(self) -> LedgerUnavailableError:
-        return LedgerUnavailableError("The ledger is not open", path=str(self._path))
+    def _not_open(self) -> PlatevaultError:
+        return self._errors.unavailable(
+            f"The {self._errors.what} is not open", path=str(self._path)
+        )
 
     def _serve(self, connection: sqlite3.Connection) -> None:
         more = True
@@ -214,21 +288,30 @@ class ConnectionThread:
             outcomes = [*self._transaction(connection, group)]
         except sqlite3.Error as error:
             if len(group) == 1:
-                group[0].answer.set_exception(translated(error, self._path))
+                problem = translated(error, self._path, self._errors)
+                self.problem = str(problem)
+                group[0].answer.set_exception(problem)
                 return
             for call in group:
                 self._do(connection, [call])
             return
-        for call, (result, problem) in zip(group, outcomes, strict=True):
-            if problem is None:
+        self.problem = ""
+        if self._after is not None:
+            self._after()
+        for call, (result, raised) in zip(group, outcomes, strict=True):
+            if raised is None:
                 call.answer.set_result(result)
             else:
-                call.answer.set_exception(problem)
+                call.answer.set_exception(raised)
 
     def _transaction(
         self, connection: sqlite3.Connection, group: list[_Call]
     ) -> list[tuple[Any, Exception | None]]:
         outcomes: list[tuple[Any, Exception | None]] = []
+        synchronous = any(call.durable for call in group)
+        if synchronous is not self._synchronous:
+            connection.execute(f"PRAGMA synchronous={'FULL' if synchronous else 'NORMAL'}")
+            self._synchronous = synchronous
         try:
             connection.execute(self._begin)
             for call in group:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +24,7 @@ _Pages = Annotated[
     Path | None, typer.Option(help="Directory for a Markdown page and JSON of each benchmark.")
 ]
 _Sensors = Annotated[int, typer.Option(min=2, help="Sensors in a sample of the fast cases.")]
+_TEMPORARY = Path(tempfile.gettempdir())
 _RAM_DISK = Path("/dev/shm")  # noqa: S108 - a RAM disk is what is measured
 
 
@@ -88,6 +91,39 @@ def bench_ingest_command(
         report.write(found, "ingest", markdown, report.machine_facts(scratch))
 
 
+@bench_app.command("night")
+def bench_night_command(
+    scratch: Annotated[
+        Path, typer.Option(help="Disk to write to; a directory is made in it.")
+    ] = _TEMPORARY,
+    exposures: Annotated[int, typer.Option(min=3, help="Exposures of each camera.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Nights in each deployment.")] = 2,
+    deployment: Annotated[
+        list[str] | None,
+        typer.Option(help="Compared with embedded; may repeat. All of them if none is named."),
+    ] = None,
+    markdown: _Pages = None,
+) -> None:
+    """Measure nights as separate processes against a night in one process."""
+    from platevault.compose.bench import night, report
+
+    console = Console()
+    directory = _directory(scratch)
+    try:
+        found = night.bench_night(
+            directory,
+            deployments=["embedded", *(deployment or ["local-servers"])],
+            exposures=exposures,
+            rounds=rounds,
+            progress=_teller(console),
+        )
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    report.show(found, console)
+    if markdown is not None:
+        report.write(found, "night", markdown, report.machine_facts(scratch))
+
+
 @bench_app.command("all")
 def bench_all_command(scratch: _Scratch = _RAM_DISK, markdown: _Pages = None) -> None:
     """Measure everything, one after the other."""
@@ -95,6 +131,7 @@ def bench_all_command(scratch: _Scratch = _RAM_DISK, markdown: _Pages = None) ->
     bench_pixels_command(scratch=scratch, repeats=5, sensors=18, markdown=markdown)
     bench_exposure_command(scratch=scratch, repeats=3, markdown=markdown)
     bench_ingest_command(scratch=scratch, exposures=7, markdown=markdown)
+    bench_night_command(markdown=markdown)
 
 
 def _directory(scratch: Path) -> Path:

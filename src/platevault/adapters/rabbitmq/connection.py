@@ -119,9 +119,17 @@ class Session:
             await self._background.finish(close_channel(channel), name="rabbitmq-close-channel")
 
     async def publish(
-        self, body: bytes, properties: Basic.Properties, *, key: str, exchange: str = ""
+        self,
+        body: bytes,
+        properties: Basic.Properties,
+        *,
+        key: str,
+        exchange: str = "",
+        mandatory: bool = True,
     ) -> None:
         """Return when the broker has the message on disk.
+
+        ``mandatory`` makes it an error that no queue takes it.
 
         Raises
         ------
@@ -140,7 +148,7 @@ class Session:
                         exchange=exchange,
                         routing_key=key,
                         properties=properties,
-                        mandatory=True,
+                        mandatory=mandatory,
                     )
             except PublishError as error:
                 self.declared.discard(key)  # deleted behind our back; made again at the next call

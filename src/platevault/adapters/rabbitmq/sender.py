@@ -94,7 +94,8 @@ class Sender:
         session = await self._connection.session()
         told = properties(priority=0)
         told.correlation_id = correlation_id
-        await session.publish(body, told, key=key)
+        # Who asked is no queue, so the broker would call the answer undeliverable.
+        await session.publish(body, told, key=key, mandatory=False)
 
     async def _copy(
         self, queue: str, to: str, message: DeliveredMessage, headers: dict[str, Any]

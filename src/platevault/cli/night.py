@@ -7,7 +7,6 @@ import json
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +21,7 @@ from platevault.cli.outcomes import ExitCode
 from platevault.compose.cameras import load_camera
 from platevault.compose.header_keywords import own_keyword_file
 from platevault.compose.night.drills import read_plan
+from platevault.compose.night.local_site import Deployment
 from platevault.compose.night.progress import ExposureProgress
 from platevault.compose.night.replay import survey_frames
 from platevault.compose.night.report import NightReport
@@ -61,13 +61,6 @@ JsonFileOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", help="no live view")]
 
 
-class Deployment(StrEnum):
-    """How the services of a night are deployed."""
-
-    EMBEDDED = "embedded"
-    LOCAL_SERVERS = "local-servers"
-
-
 @app.command("run")
 def run(
     camera: CamerasOption,
@@ -89,7 +82,8 @@ def run(
         Deployment,
         typer.Option(
             help="embedded: all in this process; local-servers: every service its own process over "
-            "Kafka, RabbitMQ, Redis and PostgreSQL, started for it"
+            "Kafka, RabbitMQ, Redis and PostgreSQL, started for it; dds: every service its own "
+            "process without any server"
         ),
     ] = Deployment.EMBEDDED,
     stay: Annotated[
@@ -110,7 +104,7 @@ def run(
         faults=read_plan(faults) if faults is not None else (),
         keyword_files=keyword_files,
         stay=stay,
-        local_servers=deployment is Deployment.LOCAL_SERVERS,
+        deployment=deployment,
     )
     _finish(_watched(settings_from(root, config), options, quiet=quiet), json_file)
 

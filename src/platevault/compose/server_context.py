@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from platevault.adapters.butler.configuration import Compatibility, RepositorySettings
 from platevault.adapters.memory.leases import MemoryLeases
 from platevault.adapters.memory.presence import MemoryPresence
 from platevault.adapters.memory.sample_bus import MemorySampleBus
 from platevault.adapters.memory.work_queue import MemoryWorkQueue
+from platevault.adapters.one_host import (
+    LeaseStore,
+    SqliteLeases,
+    SqlitePresence,
+    SqliteWorkQueue,
+)
 from platevault.adapters.sqlite import SqliteFileLedger
 from platevault.compose.ledgers import client_missing, file_ledger
 from platevault.compose.settings import Settings
@@ -27,6 +33,8 @@ from platevault.sal.avro import avro_schema
 
 if TYPE_CHECKING:
     from platevault.adapters.postgres import PostgresFileLedger
+
+OpenT = TypeVar("OpenT")
 
 #: Pauses while a server that must answer before anything can start does not.
 _OPENING = Backoff(first_s=0.2, ceiling_s=5.0)
@@ -143,6 +151,8 @@ class Servers:
         """Give the work queue."""
         if self._settings.queue == "memory":
             return MemoryWorkQueue(clock=self._clock)
+        if self._settings.queue == "sqlite":
+            return await self._shared_queue()
         try:
             from platevault.adapters.rabbitmq import QueueKind, RabbitSettings, RabbitWorkQueue
         except ImportError as error:
@@ -173,6 +183,16 @@ class Servers:
             )
         return queue
 
+    async def _shared_queue(self) -> WorkQueue:
+        def make() -> SqliteWorkQueue:
+            return SqliteWorkQueue(self._settings.queue_path, clock=self._clock)
+
+        if Part.QUEUE not in self._parts:
+            return make()
+        queue = await self._entered(make)
+        self.problems["queue"] = lambda: queue.problem
+        return queue
+
     async def leases(self, *, first_fence: int) -> tuple[Leases, Presence]:
         """Give leases, whose numbers begin with ``first_fence`` at least, and presence."""
         if self._settings.leases == "memory":
@@ -180,6 +200,8 @@ class Servers:
                 MemoryLeases(clock=self._clock, first_fence=first_fence),
                 MemoryPresence(clock=self._clock),
             )
+        if self._settings.leases == "sqlite":
+            return await self._shared_leases(first_fence)
         try:
             from platevault.adapters.redis import (
                 RedisConnection,
@@ -215,17 +237,30 @@ class Servers:
             RedisPresence(connection=connection),
         )
 
+    async def _shared_leases(self, first_fence: int) -> tuple[Leases, Presence]:
+        def make() -> LeaseStore:
+            return LeaseStore(self._settings.leases_path)
+
+        store = await self._entered(make) if Part.LEASES in self._parts else make()
+        self.problems["leases"] = lambda: store.problem
+        return (
+            SqliteLeases(store=store, clock=self._clock, first_fence=first_fence),
+            SqlitePresence(store=store, clock=self._clock),
+        )
+
+    async def _entered(self, make: Callable[[], AbstractAsyncContextManager[OpenT]]) -> OpenT:
+        """Open what ``make`` gives; again while it does not answer."""
+
+        async def enter() -> OpenT:
+            return await self._stack.enter_async_context(make())
+
+        return await retry(enter, clock=self._clock, backoff=_OPENING)
+
     async def ledger(self) -> SqliteFileLedger | PostgresFileLedger:
         """Give the ledger; waits until its database answers."""
         if Part.LEDGER not in self._parts:
             return file_ledger(self._settings)
-
-        async def enter() -> SqliteFileLedger | PostgresFileLedger:
-            ledger = file_ledger(self._settings)
-            await self._stack.enter_async_context(ledger)
-            return ledger
-
-        return await retry(enter, clock=self._clock, backoff=_OPENING)
+        return await self._entered(lambda: file_ledger(self._settings))
 
     def repository(self) -> RepositorySettings:
         """Give the settings of the Butler repository.

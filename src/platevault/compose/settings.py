@@ -84,7 +84,7 @@ class OodsSettings(_Part):
     """Observatory operations data service."""
 
     registry: Literal["sqlite", "postgres"] = Field(
-        "sqlite", description="database of the Butler registry; several OODS need postgres"
+        "sqlite", description="database of the Butler registry; sqlite is one host"
     )
     gather_s: Seconds = Field(0.5, description="wait for the next file of an exposure [s]")
     gather_limit_s: Seconds = Field(2.0, description="longest wait for all its files [s]")
@@ -137,11 +137,12 @@ class Settings(BaseSettings):
     bus: Literal["memory", "kafka", "dds"] = Field(
         "memory", description="what carries SAL samples; memory is one process"
     )
-    queue: Literal["memory", "rabbitmq"] = Field(
-        "memory", description="what holds work; memory is one process"
+    queue: Literal["memory", "sqlite", "rabbitmq"] = Field(
+        "memory", description="what holds work; memory is one process, sqlite one host"
     )
-    leases: Literal["memory", "redis"] = Field(
-        "memory", description="what keeps leases and presence; memory is one process"
+    leases: Literal["memory", "sqlite", "redis"] = Field(
+        "memory",
+        description="what keeps leases and presence; memory is one process, sqlite one host",
     )
     ledger: Literal["sqlite", "postgres"] = Field(
         "sqlite", description="what keeps the ledger; sqlite is one host"
@@ -209,6 +210,16 @@ class Settings(BaseSettings):
     def spool_dir(self) -> Path:
         """What services keep on this host across a restart."""
         return self.root / "spool"
+
+    @property
+    def queue_path(self) -> Path:
+        """Work that processes of one host share."""
+        return self.root / "work" / "queue.sqlite"
+
+    @property
+    def leases_path(self) -> Path:
+        """Leases and presence that processes of one host share."""
+        return self.root / "work" / "leases.sqlite"
 
     @property
     def ledger_path(self) -> Path:

@@ -1,11 +1,14 @@
-"""A night with servers: every service its own process over servers of one's own."""
+"""A night of processes: every service its own, over servers of one's own or over none."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import yaml
@@ -30,17 +33,34 @@ from platevault.domain.errors import UsageError
 _AWAY_S = 3.0
 #: Process of the schema registry, which outlives the others.
 REGISTRY = "schema-registry"
+#: DDS domains whose ports are below those that a system gives away (ip_local_port_range).
+_DOMAINS = 100
 #: Kills that may wait to be carried out.
 _KILLS = 64
+
+
+class Deployment(StrEnum):
+    """How the services of a night are deployed."""
+
+    EMBEDDED = "embedded"
+    """All in one process."""
+    LOCAL_SERVERS = "local-servers"
+    """Every service its own process over servers that are started for it."""
+    DDS = "dds"
+    """Every service its own process without any server."""
 
 
 class UnknownTargetError(UsageError):
     """A drill is to kill what does not exist: mend the name in the fault plan."""
 
 
+class NoDomainError(UsageError):
+    """Every DDS domain of this host is in use: end other nights, or name one in the settings."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LocalSite:
-    """Servers and service processes of a night.
+    """Service processes of a night, and servers if it has any.
 
     Attributes
     ----------
@@ -197,17 +217,8 @@ async def local_site(settings: Settings) -> AsyncIterator[LocalSite]:
                 ),
                 "redis": RedisPart(host=redis.host, port=redis.port),
                 "postgres": PostgresPart(host=postgres.host, port=postgres.port),
-                "daq": settings.daq.model_copy(
-                    update={
-                        "host": "127.0.0.1",
-                        "listen": "127.0.0.1",
-                        "port": free_port(),
-                        "control_port": free_port(),
-                    }
-                ),
                 "serve": settings.serve.model_copy(update={"registry_port": registry_port}),
-                "log": settings.log.model_copy(update={"format": "json"}),
-                "metrics": settings.metrics.model_copy(update={"host": "127.0.0.1"}),
+                **_of_this_host(settings),
             }
         )
         config = await asyncio.to_thread(_write_settings, reached)
@@ -220,6 +231,84 @@ async def local_site(settings: Settings) -> AsyncIterator[LocalSite]:
             servers=servers,
             kills=asyncio.Queue(_KILLS),
         )
+
+
+@asynccontextmanager
+async def serverless_site(settings: Settings) -> AsyncIterator[LocalSite]:
+    """Plan processes below ``settings.root`` that need no server, for the time of the context.
+
+    Samples go over DDS; work, leases, ledger and Butler registry are SQLite files.
+
+    Raises
+    ------
+    NoDomainError
+        Other processes use every DDS domain.
+    """
+    root = settings.root.absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    reached = settings.model_copy(
+        update={
+            "root": root,
+            "bus": "dds",
+            "queue": "sqlite",
+            "leases": "sqlite",
+            "ledger": "sqlite",
+            "oods": settings.oods.model_copy(update={"registry": "sqlite"}),
+            "dds": settings.dds.model_copy(
+                update={"domain_id": settings.dds.domain_id or free_domain()}
+            ),
+            **_of_this_host(settings),
+        }
+    )
+    config = await asyncio.to_thread(_write_settings, reached)
+    yield LocalSite(
+        settings=reached,
+        supervisor=Supervisor(config=config, log_dir=root / "log", clock=SystemClock()),
+        servers={},
+        kills=asyncio.Queue(_KILLS),
+    )
+
+
+def free_domain() -> int:
+    """Give a DDS domain that no process of this host is in, and not the usual one, 0.
+
+    Raises
+    ------
+    NoDomainError
+        There is none.
+
+    References
+    ----------
+    DDSI-RTPS 2.5, 9.6.2.3: the first participant of a domain listens on UDP port
+    7400 + 250 * domain + 10.
+    """
+    # Two nights that begin at once look from different places on.
+    begin = os.getpid() % _DOMAINS
+    for number in range(_DOMAINS):
+        domain_id = 1 + (begin + number) % _DOMAINS
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("127.0.0.1", 7400 + 250 * domain_id + 10))
+            except OSError:
+                continue
+            return domain_id
+    raise NoDomainError("Every DDS domain is in use", expected=f"one of 1 to {_DOMAINS}")
+
+
+def _of_this_host(settings: Settings) -> dict[str, object]:
+    """Give the parts that any site of one host has."""
+    return {
+        "daq": settings.daq.model_copy(
+            update={
+                "host": "127.0.0.1",
+                "listen": "127.0.0.1",
+                "port": free_port(),
+                "control_port": free_port(),
+            }
+        ),
+        "log": settings.log.model_copy(update={"format": "json"}),
+        "metrics": settings.metrics.model_copy(update={"host": "127.0.0.1"}),
+    }
 
 
 async def _start(servers: Iterable[Server], stack: AsyncExitStack) -> None:

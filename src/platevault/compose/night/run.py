@@ -1,4 +1,4 @@
-"""A whole night in one process: everything started, observed, checked and reported."""
+"""A whole night: everything started, observed, checked and reported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from platevault.compose.night.drills import Drills, Fault, Mortal, refuse_kills
 from platevault.compose.night.driver import NightDriver
 from platevault.compose.night.figures import camera_figures
 from platevault.compose.night.invariants import Evidence, check_invariants
-from platevault.compose.night.local_site import REGISTRY, LocalSite, local_site
+from platevault.compose.night.local_site import (
+    REGISTRY,
+    Deployment,
+    LocalSite,
+    local_site,
+    serverless_site,
+)
 from platevault.compose.night.observatory import (
     SimulatedObservatory,
     simulate_observatory,
@@ -70,9 +76,8 @@ class NightOptions:
         Files with header keywords of their own, by camera name.
     stay
         Stay up after the last exposure until a stop is asked for.
-    local_servers
-        Every service is a process of its own over servers of its own on this host; otherwise all
-        is in this process.
+    deployment
+        Whether all is in this process, or every service a process of its own.
     """
 
     cameras: Mapping[str, Camera]
@@ -84,7 +89,7 @@ class NightOptions:
     replayed: Mapping[str, Sequence[FrameVisit]] = field(default_factory=dict)
     keyword_files: Mapping[str, Path] = field(default_factory=dict)
     stay: bool = False
-    local_servers: bool = False
+    deployment: Deployment = Deployment.EMBEDDED
 
     @property
     def planned(self) -> int:
@@ -114,10 +119,11 @@ async def run_night(
     metrics: Metrics,
 ) -> NightReport:
     """Run a night and check what must hold at its end."""
-    if not options.local_servers:
+    if options.deployment is Deployment.EMBEDDED:
         refuse_kills(options.faults)
         return await _run(settings, options, None, watch=watch, stop=stop, metrics=metrics)
-    async with local_site(settings) as site:
+    deployed = serverless_site if options.deployment is Deployment.DDS else local_site
+    async with deployed(settings) as site:
         return await _run(site.settings, options, site, watch=watch, stop=stop, metrics=metrics)
 
 

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 from typing_extensions import override
 
-from platevault.adapters.filesystem.durable import FileLayer, Piece
+from platevault.adapters.filesystem.durable import (
+    DigestAlgorithm,
+    DurableSink,
+    FileLayer,
+    Piece,
+    SyncPolicy,
+)
 from platevault.adapters.filesystem.object_store import FilesystemObjectStore
 from platevault.ports.object_store import ObjectStore, StoreUnavailableError
 from platevault.testing.object_store_contract import KEY, ObjectStoreContract
@@ -78,3 +84,12 @@ async def test_a_half_written_file_of_a_dead_process_is_no_object(tmp_path: Path
     temporary = (tmp_path / KEY).parent / ".other.yaml.1f-0.tmp"
     temporary.write_bytes(b"half")
     assert await objects.list() == [KEY]
+    assert not temporary.exists()
+
+
+async def test_a_file_that_a_living_process_writes_is_left_to_it(tmp_path: Path) -> None:
+    sink = DurableSink(sync=SyncPolicy.DURABLE, algorithm=DigestAlgorithm.MD5)
+    staged = sink.stage(tmp_path / KEY, [b"data"])
+    assert await FilesystemObjectStore(tmp_path).list() == []
+    sink.commit([staged])
+    assert await FilesystemObjectStore(tmp_path).list() == [KEY]

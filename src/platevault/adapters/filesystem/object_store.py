@@ -60,7 +60,8 @@ class FilesystemObjectStore(ObjectStore):
     Notes
     -----
     An object is written under a temporary name in its own directory, synced, then linked, which
-    cannot overwrite; then the directory is synced. A call that is cancelled may still take effect;
+    cannot overwrite; then the directory is synced. What a process that was killed left under such
+    a name is removed by the next listing. A call that is cancelled may still take effect;
     doing it again is success.
     """
 
@@ -148,11 +149,13 @@ class FilesystemObjectStore(ObjectStore):
         keys = []
         try:
             for directory, _, names in os.walk(self._root, onerror=_raise):
+                if any(name.startswith(".") for name in names):
+                    self._sink.sweep(Path(directory), keep={})
                 below = Path(directory).relative_to(self._root)
                 keys += [(below / name).as_posix() for name in names if not name.startswith(".")]
         except FileNotFoundError:
             return []
-        except OSError as error:
+        except (OSError, PlatevaultError) as error:
             raise StoreUnavailableError(
                 "The store cannot be listed", path=str(self._root), problem=str(error)
             ) from error

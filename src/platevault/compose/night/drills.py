@@ -124,7 +124,7 @@ def refuse_kills(plan: Sequence[Fault]) -> None:
                 "A night in one process has nothing to kill",
                 field="fault",
                 value=f"kill {fault.target}",
-                expected="--deployment local-servers",
+                expected="--deployment local-servers, or dds",
             )
 
 

@@ -196,27 +196,28 @@ class ArchiveController:
         record = await self._record(message.image)
         try:
             async with self._turns.of(message.image):
-                target_dir = await self._prepare(record)
+                target_dir = await self._make_place(record)
+                # Now, so that pixels need not wait until the manifest is written.
+                answer = NewArchiveItemAck(
+                    camera=message.camera, image=message.image, target_dir=target_dir
+                )
+                await self._queue.send(message.reply_queue, answer, priority=PRIORITY_ANSWER)
+                await self._steps.reached("place_told", message.image)
+                await self._write_manifest(record, Path(target_dir))
         except (DiskFullError, DirectoryUnwritableError) as error:
             # No answer: the Archiver stores the same directory itself, and the manifest follows.
             _log.error("No place for an exposure", image=message.image, problem=str(error))
             return
-        answer = NewArchiveItemAck(
-            camera=message.camera, image=message.image, target_dir=target_dir
-        )
-        await self._queue.send(message.reply_queue, answer, priority=PRIORITY_ANSWER)
-        await self._steps.reached("place_told", message.image)
         await self._hand_over(message.image, "")
 
-    async def _prepare(self, record: ExposureRecord) -> str:
-        """Make the directory of an exposure with its manifest, and store where it is."""
+    async def _make_place(self, record: ExposureRecord) -> str:
+        """Make the directory of an exposure, and store where it is."""
         exposure = record.exposure
         folder = Path(
             record.target_dir or self._root / exposure_directory(exposure.camera, exposure.image)
         )
         await self._links.make_directory(folder)
         await self._steps.reached("directory_made", exposure.image)
-        await self._write_manifest(record, folder)
         target_dir = await self._ledger.set_target(exposure.image, str(folder))
         await self._steps.reached("target_stored", exposure.image)
         self._observer.place_made(record)
@@ -361,7 +362,7 @@ class ArchiveController:
             and now - record.registered_tai >= settle_s
         ):
             async with self._turns.of(image):
-                await self._prepare(record)
+                await self._write_manifest(record, Path(await self._make_place(record)))
             rows = await self._rows(image)
         for sensor in self._overdue(record, rows, now - settle_s):
             await self._hand_over(image, sensor)

@@ -55,7 +55,9 @@ async def registered(ledger: FileLedger, number: int = 1) -> list[FileKey]:
     return files_of(exposure)
 
 
-async def bring_to(ledger: FileLedger, key: FileKey, state: FileState) -> None:
+async def bring_to(
+    ledger: FileLedger, key: FileKey, state: FileState, destination: Destination = B
+) -> None:
     """Take a shortest way from EXPECTED to a state."""
     ways: dict[FileState, tuple[FileState, ...]] = {S.EXPECTED: ()}
     ahead = [S.EXPECTED]
@@ -65,7 +67,7 @@ async def bring_to(ledger: FileLedger, key: FileKey, state: FileState) -> None:
             ways[to] = (*ways[here], to)
             ahead.append(to)
     for to in ways[state]:
-        await ledger.apply([Change(key, B, to)], now_tai=150.0)
+        await ledger.apply([Change(key, destination, to)], now_tai=150.0)
 
 
 class ExposuresContract:

@@ -135,12 +135,13 @@ def show(report: Report, console: Console) -> None:
     for ratio in report.ratios:
         ratios.add_row(*_ratio_cells(ratio))
     console.print(ratios)
-    table = Table()
-    for heading in _HEADINGS:
-        table.add_column(heading)
-    for case in report.cases:
-        table.add_row(*_case_cells(case, report.yardstick))
-    console.print(table)
+    if report.cases:
+        table = Table()
+        for heading in _HEADINGS:
+            table.add_column(heading)
+        for case in report.cases:
+            table.add_row(*_case_cells(case, report.yardstick))
+        console.print(table)
     for note in report.notes:
         console.print(f"- {note}")
 

@@ -154,6 +154,11 @@ class Server(ABC):
         self._signal(signal.SIGCONT)
 
     @property
+    def pid(self) -> int:
+        """Id of the process, 0 if it was not started; it leads a process group."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
     def running(self) -> bool:
         """The process lives."""
         return self._process is not None and self._process.poll() is None

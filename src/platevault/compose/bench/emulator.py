@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -15,7 +15,7 @@ from platevault.sim.daq import SimDaq
 from platevault.sim.daq_server import DaqServer
 from platevault.sim.recipe import ImageType, PixelRecipe
 
-#: Name of the one image that the emulator holds.
+#: Name of the one image that an emulator holds if no other is asked for.
 IMAGE = "MC_S_20250415_000001"
 PARTITION = "bench"
 #: Boards stay in the emulator's memory, so that a read does not make pixels [byte].
@@ -40,19 +40,37 @@ class Emulator:
 
 
 @contextmanager
-def emulated(camera: str) -> Iterator[Emulator]:
-    """Run an emulator of a shipped camera until the block ends."""
+def emulated(
+    camera: str, *, images: Sequence[str] = (IMAGE,), partition: str = PARTITION, port: int = 0
+) -> Iterator[Emulator]:
+    """Run an emulator of a camera until the block ends.
+
+    Parameters
+    ----------
+    camera
+        Name of a shipped camera, or its document.
+    images
+        What it holds, read out.
+    partition
+        Under which it answers.
+    port
+        Where it listens; 0 takes a free one.
+    """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(camera, there), name="bench-daq", daemon=True)
+    process = context.Process(
+        target=_serve, args=(camera, images, partition, port, there), name="bench-daq", daemon=True
+    )
     process.start()
+    there.close()  # so that a process that ends is heard
     try:
-        port = here.recv()
+        bound = here.recv()
         pid = process.pid
         assert pid is not None
-        yield Emulator(port, pid)
+        yield Emulator(bound, pid)
     finally:
-        here.send("stop")
+        with suppress(BrokenPipeError):
+            here.send("stop")
         process.join(10)
         if process.is_alive():
             process.terminate()
@@ -60,11 +78,14 @@ def emulated(camera: str) -> Iterator[Emulator]:
         here.close()
 
 
-def _serve(camera_name: str, pipe: Connection) -> None:
+def _serve(
+    camera_name: str, images: Sequence[str], partition: str, port: int, pipe: Connection
+) -> None:
     daq = SimDaq(camera=load_camera(camera_name), cache_bytes=_CACHE_BYTES)
-    daq.trigger(IMAGE, recipe=PixelRecipe(ImageType.BIAS))
+    for image in images:
+        daq.trigger(image, recipe=PixelRecipe(ImageType.BIAS))
     daq.step(_READOUT_S)
-    server = DaqServer(devices={PARTITION: daq})
+    server = DaqServer(devices={partition: daq}, port=port)
     stop = StopToken()
 
     async def serve() -> None:

@@ -95,6 +95,13 @@ class Raw:
         consumer.close()
         return list(messages)
 
+    def end(self, topic: TopicSchema) -> int:
+        consumer = Consumer({"bootstrap.servers": self.settings.brokers, "group.id": "raw"})
+        place = TopicPartition(self.name(topic), 0)
+        _, high = consumer.get_watermark_offsets(place, timeout=10, cached=False)
+        consumer.close()
+        return high
+
     def put(self, topic: TopicSchema, value: bytes | None, key: bytes = b"k") -> None:
         producer = Producer({"bootstrap.servers": self.settings.brokers})
         producer.produce(self.name(topic), value, key)
@@ -240,6 +247,7 @@ async def test_fields_that_only_the_writer_knows_are_left_out(
         got = await anext(samples)
     assert got.fields == FRAME.fields
     assert got.sequence == 1
+    assert raw.store.versions(f"{raw.name(FRAME_STORED)}-value") == [1]
 
 
 async def test_topics_defined_in_avro_are_read_by_name(bus: KafkaSampleBus, raw: Raw) -> None:
@@ -330,6 +338,26 @@ async def test_an_emptied_topic_does_not_hold_a_reader_up(bus: KafkaSampleBus, r
         async with bus.subscribe([topic], history=History.LATEST) as samples:
             await bus.publish(contract_sample(2, topic=topic))
             assert (await anext(samples)).sequence == 2
+
+
+async def test_the_marker_of_a_transaction_does_not_hold_a_reader_up(
+    bus: KafkaSampleBus, raw: Raw
+) -> None:
+    await bus.publish(FRAME)
+    (message,) = raw.read(FRAME_STORED)
+    producer = Producer({"bootstrap.servers": raw.settings.brokers, "transactional.id": "foreign"})
+    await asyncio.to_thread(producer.init_transactions, PATIENCE_S)
+    producer.begin_transaction()
+    producer.produce(raw.name(FRAME_STORED), message.value(), message.key())
+    await asyncio.to_thread(producer.commit_transaction, PATIENCE_S)
+    async with asyncio.timeout(PATIENCE_S):
+        while raw.end(FRAME_STORED) < 3:  # noqa: ASYNC110 - the marker follows the commit
+            await asyncio.sleep(0.05)
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        bus.subscribe([FRAME_STORED], history=History.LATEST) as samples,
+    ):
+        assert (await anext(samples)).sequence == 1
 
 
 async def test_the_past_of_an_indexed_topic_reaches_so_far_and_no_further(

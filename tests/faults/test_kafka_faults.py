@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -19,10 +20,14 @@ from platevault.adapters.kafka import (
     KafkaSettings,
     RegistryUnavailableError,
 )
+from platevault.adapters.kafka.codec import topic_name
+from platevault.adapters.kafka.consumer import ThreadedConsumer
+from platevault.adapters.kafka.reader import TopicReader
+from platevault.adapters.kafka.subscription import Subscription
 from platevault.adapters.schema_registry import SchemaRegistryServer, SchemaStore
 from platevault.adapters.system_clock import SystemClock
 from platevault.csc.csc import Csc
-from platevault.domain.samples import Sample
+from platevault.domain.samples import Sample, TopicSchema
 from platevault.ports.sample_bus import BusUnavailableError, Gap, History, Recording
 from platevault.runtime.service import StopToken
 from platevault.sal.acks import AckCode
@@ -328,6 +333,55 @@ async def test_a_topic_made_anew_is_read_on_and_old_commands_are_not_given_again
         assert item.sequence == 6
     assert ("logevent_frameStored", 6) in got
     assert min(number for _, number in got) == 6
+
+
+@pytest.mark.parametrize(
+    ("topic", "goes_on_at"),
+    [(TOPIC, 1), (contract_topic("command_store"), 4)],
+    ids=["event", "command"],
+)
+async def test_a_reader_beyond_the_end_reads_events_again_and_commands_on(
+    bus: KafkaSampleBus, kafka_settings: KafkaSettings, topic: TopicSchema, goes_on_at: int
+) -> None:
+    for sequence in (1, 2, 3):  # what a broker has that lost the end of its log
+        await bus.publish(contract_sample(sequence, topic=topic))
+    name = topic_name(kafka_settings.subname, topic)
+    subscription = Subscription(limit=1000)
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        ThreadedConsumer(
+            options=kafka_settings.consumer(kafka_settings.group("beyond")), name="beyond"
+        ) as consumer,
+        asyncio.TaskGroup() as group,
+    ):
+        await consumer.assign({name: 9})
+        reader = TopicReader(
+            topics={name: topic},
+            sal_index=0,
+            first={name: 9},
+            past_ends={},
+            consumer=consumer,
+            reach=bus._directory.reach,
+            subscription=subscription,
+            schemas=bus._schemas,
+        )
+        reading = group.create_task(reader.run())
+        # Commands are read on from the moment at which the loss is noticed.
+        got: list[int] = []
+        for sequence in itertools.count(4):
+            await bus.publish(contract_sample(sequence, topic=topic))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    got.append((await anext(subscription)).sequence)
+            if got:
+                break
+        while got[-1] != sequence:
+            got.append((await anext(subscription)).sequence)
+        reading.cancel()
+    assert got[0] >= goes_on_at
+    assert got == list(range(got[0], sequence + 1))
+    if topic is TOPIC:
+        assert got[0] == 1
 
 
 # The registry

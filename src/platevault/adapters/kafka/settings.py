@@ -157,6 +157,8 @@ class KafkaSettings:
             "enable.idempotence": "true" if self.acks in {"all", "-1"} else "false",
             "linger.ms": "0",
             "message.timeout.ms": str(int(self.forget_after_s * 1000)),
+            # A topic that was deleted is missed, and made again, no later than a sender is told.
+            "topic.metadata.propagation.max.ms": str(int(self.publish_within_s * 1000)),
             **self.producer_options,
         }
 

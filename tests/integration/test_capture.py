@@ -12,7 +12,7 @@ import pytest
 
 from platevault.domain.ids import FileKey, FileKind
 from platevault.domain.lifecycles import Destination, FileState, SummaryState
-from platevault.domain.messages import ImageRetrieval, IngestRequest
+from platevault.domain.messages import ImageRetrieval, IngestRequest, singles
 from platevault.domain.places import archiver_queue, oods_queue
 from platevault.sal.acks import CommandFailedError
 from platevault.services.archiver import ArchiverConfiguration
@@ -143,10 +143,10 @@ async def test_the_oods_is_asked_for_each_sensor_once(rig: CaptureRig) -> None:
     await rig.pass_time(1.0)
     asked: list[IngestRequest] = []
     async with rig.queue.consume(oods_queue(rig.camera.name), prefetch=50) as requests:
-        while len(asked) < await rig.queue.depth(oods_queue(rig.camera.name)):
-            message = (await anext(requests)).message
-            assert isinstance(message, IngestRequest)
-            asked.append(message)
+        for _ in range(await rig.queue.depth(oods_queue(rig.camera.name))):
+            for message in singles((await anext(requests)).message):
+                assert isinstance(message, IngestRequest)
+                asked.append(message)
     assert sorted(message.sensor for message in asked) == sorted(SENSORS)
     held = names_in(folder_of(rig, image, rig.areas[Destination.OODS]))
     assert {Path(message.path).name for message in asked} <= held

@@ -13,7 +13,7 @@ from platevault.adapters.rabbitmq import RabbitSettings, RabbitWorkQueue
 from platevault.adapters.redis import RedisConnection, RedisLeases, RedisPresence, RedisSettings
 from platevault.adapters.system_clock import SystemClock
 from platevault.domain.lifecycles import SummaryState
-from platevault.domain.messages import IngestRequest
+from platevault.domain.messages import IngestRequest, singles
 from platevault.domain.places import (
     ARCHIVE_CONTROLLER_QUEUE,
     FORWARDER_ROLE,
@@ -95,14 +95,14 @@ async def test_an_exposure_goes_from_the_camera_to_every_destination(rig: Captur
     assert {one.fields["statusCode"] for one in results} == {0}
     assert [one.fields["status"] for one in rig.events("exposureClosed")] == [1]
 
-    # No OODS runs here: its requests wait, one for each sensor, and nothing else does.
-    assert await rig.queue.depth(oods_queue(rig.camera.name)) == len(SENSORS)
+    # No OODS runs here: its requests wait, for each sensor, and nothing else does.
+    asked: list[str] = []
     async with rig.queue.consume(oods_queue(rig.camera.name), prefetch=8) as deliveries:
-        asked = [await anext(deliveries) for _ in SENSORS]
-        for delivery in asked:
+        for _ in range(await rig.queue.depth(oods_queue(rig.camera.name))):
+            delivery = await anext(deliveries)
+            asked += [m.sensor for m in singles(delivery.message) if isinstance(m, IngestRequest)]
             await delivery.ack()
-    messages = [delivery.message for delivery in asked]
-    assert {m.sensor for m in messages if isinstance(m, IngestRequest)} == SENSORS
+    assert sorted(asked) == sorted(SENSORS)
     for name in (
         ARCHIVE_CONTROLLER_QUEUE,
         work_queue(rig.camera.name),

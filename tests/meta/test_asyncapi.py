@@ -22,7 +22,7 @@ from platevault.compose.asyncapi import (
     message_classes,
     write_document,
 )
-from platevault.domain.messages import EndReadout, Message, encode_message
+from platevault.domain.messages import EndReadout, Message, encode_message, singles
 from platevault.testing.capture import CaptureRig
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference" / "messages"
@@ -101,7 +101,7 @@ async def test_services_send_what_the_document_says_and_where(
         send = rig.queue.send
 
         async def noted(queue: str, message: Message, *, priority: int = 0) -> None:
-            sent.add((queue, type(message)))
+            sent.update((queue, type(one)) for one in (message, *singles(message)))
             await send(queue, message, priority=priority)
 
         monkeypatch.setattr(rig.queue, "send", noted)

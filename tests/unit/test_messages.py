@@ -3,11 +3,15 @@
 import pytest
 
 from platevault.domain.messages import (
+    MOST_TOGETHER,
     EndReadout,
     ImageInOods,
     MalformedMessageError,
+    Together,
     decode_message,
     encode_message,
+    in_envelopes,
+    singles,
 )
 
 END_READOUT = EndReadout(
@@ -51,3 +55,21 @@ def test_types_are_not_bent() -> None:
     with pytest.raises(MalformedMessageError) as caught:
         decode_message(body.replace(b'"status_code":0', b'"status_code":"0"'))
     assert "status_code" in str(caught.value.context["field"])
+
+
+def test_envelopes_hold_all_messages_in_their_order_and_no_more_than_they_may() -> None:
+    messages = [
+        ImageInOods(camera="c", image=f"i{n}", sensor="s", status_code=0, description="")
+        for n in range(2 * MOST_TOGETHER + 1)
+    ]
+    sent = [decode_message(encode_message(one)) for one in in_envelopes(messages)]
+    assert [type(one) for one in sent] == [Together, Together, ImageInOods]
+    assert [one for envelope in sent for one in singles(envelope)] == messages
+    assert in_envelopes([]) == []
+
+
+def test_an_envelope_holds_no_envelope() -> None:
+    inner = b'{"type":"together","messages":[]}'
+    body = encode_message(Together(messages=(END_READOUT, END_READOUT)))
+    with pytest.raises(MalformedMessageError):
+        decode_message(body.replace(b'"messages":[', b'"messages":[' + inner + b","))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import pytest
 
 from platevault.adapters.memory.work_queue import MemoryWorkQueue
 from platevault.compose.bench.messaging import measure_messaging, process_group
 from platevault.domain.errors import UsageError
-from platevault.domain.messages import Message
+from platevault.domain.messages import Message, Together
 from platevault.testing.clocks import SteppedClock
 
 
@@ -18,9 +19,12 @@ async def test_every_message_of_every_file_is_sent_and_taken(
 ) -> None:
     queue = MemoryWorkQueue(clock=SteppedClock())
     send, sent = queue.send, []
+    held: Counter[str] = Counter()
 
     async def noted(name: str, message: Message, *, priority: int = 0) -> None:
         sent.append((name, message.type))
+        if isinstance(message, Together):
+            held.update(one.type for one in message.messages)
         await send(name, message, priority=priority)
 
     monkeypatch.setattr(queue, "send", noted)
@@ -28,12 +32,15 @@ async def test_every_message_of_every_file_is_sent_and_taken(
     types = [kind for _, kind in sent]
     assert {kind: types.count(kind) for kind in types} == {
         "end_readout": 2,
+        "together": 8,
+    }
+    assert held == {
         "image_retrieval": 6,
         "file_transfer_completed": 6,
         "ingest_request": 6,
         "image_in_oods": 6,
     }
-    assert (cost.files, cost.messages) == (6, 26)
+    assert (cost.files, cost.messages) == (6, 10)
     assert cost.client_core_ms > 0
     assert cost.broker_core_ms == 0
     assert {await queue.depth(name) for name, _ in sent} == {0}

@@ -19,7 +19,13 @@ from platevault.domain.errors import UsageError
 from platevault.domain.ids import FileKey, FileKind, ImageName
 from platevault.domain.inventory import Exposure, FileRecord
 from platevault.domain.lifecycles import Destination, FileState
-from platevault.domain.messages import HealthCheck, ImageInOods, IngestRequest, Message
+from platevault.domain.messages import (
+    HealthCheck,
+    ImageInOods,
+    IngestRequest,
+    Message,
+    singles,
+)
 from platevault.domain.places import archiver_queue, exposure_directory, oods_queue
 from platevault.ports.file_ledger import Change, FileLedger, LedgerUnavailableError
 from platevault.ports.ingest import CatalogueUnavailableError, Ingest, IngestFile, IngestResult
@@ -269,8 +275,9 @@ class OodsRig:
         async with self.queue.consume(name, prefetch=1000) as deliveries:
             for _ in range(await self.queue.depth(name)):
                 delivery = await anext(deliveries)
-                assert isinstance(delivery.message, ImageInOods)
-                found.append(delivery.message)
+                for message in singles(delivery.message):
+                    assert isinstance(message, ImageInOods)
+                    found.append(message)
                 await delivery.ack()
         return found
 

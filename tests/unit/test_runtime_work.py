@@ -20,6 +20,7 @@ from platevault.runtime.work import (
     ComeBackError,
     Handler,
     pause_before,
+    send_together,
     work_off,
 )
 from platevault.testing.clocks import SteppedClock
@@ -57,12 +58,13 @@ class Work:
 
     def __init__(self, *failures: Exception) -> None:
         self.taken: list[tuple[str, int]] = []
+        self.fails_for = ""
         self._failures = list(failures)
 
     async def __call__(self, message: Message, attempt: int) -> None:
         assert isinstance(message, FileTransferCompleted)
         self.taken.append((message.image, attempt))
-        if self._failures:
+        if self._failures and self.fails_for in {"", message.image}:
             raise self._failures.pop(0)
 
 
@@ -248,3 +250,61 @@ async def test_turns_of_one_key_follow_each_other_and_others_do_not_wait(
         "second begins",
         "second ends",
     ]
+
+
+async def test_what_came_in_one_envelope_is_done_each_by_itself(
+    queue: MemoryWorkQueue, clock: SteppedClock
+) -> None:
+    work = Work()
+    await send_together(queue, "q", [message(number) for number in (1, 2, 3)])
+    assert await queue.depth("q") == 1
+    async with working(queue, clock, work):
+        await clock.settle()
+        assert sorted(work.taken) == [("I1", 1), ("I2", 1), ("I3", 1)]
+        assert await queue.depth("q") == 0
+
+
+@pytest.mark.parametrize("error", [PermanentError("never"), ValueError("a bug")])
+async def test_one_of_an_envelope_that_cannot_succeed_is_set_aside_alone(
+    queue: MemoryWorkQueue, clock: SteppedClock, error: Exception
+) -> None:
+    work = Work(error, error)  # the first, and once more when it came alone
+    await send_together(queue, "q", [message(1)])
+    await send_together(queue, "q", [message(2), message(3)])
+    work.fails_for = "I2"
+    async with working(queue, clock, work):
+        await clock.settle()
+        assert sorted(work.taken) == [("I1", 1), ("I2", 1), ("I2", 1), ("I3", 1)]
+        letters = await queue.dead_letters("q")
+        assert ['"I2"' in letter.body for letter in letters] == [True]
+        assert "together" not in letters[0].body
+        assert await queue.depth("q") == 0
+
+
+async def test_one_of_an_envelope_that_may_succeed_comes_again_alone(
+    queue: MemoryWorkQueue, clock: SteppedClock
+) -> None:
+    work = Work(TransientError("later"), TransientError("later"))
+    work.fails_for = "I2"
+    await send_together(queue, "q", [message(1), message(2)])
+    async with working(queue, clock, work):
+        await clock.settle()
+        await clock.advance(pause_before(1) + 0.01)
+        assert work.taken.count(("I1", 1)) == 1
+        assert [attempt for image, attempt in work.taken if image == "I2"] == [1, 1, 2]
+        assert await queue.depth("q") == 0
+
+
+async def test_an_envelope_stays_until_what_failed_is_on_the_queue_again(
+    queue: MemoryWorkQueue, clock: SteppedClock
+) -> None:
+    outage = Outage(queue, lambda: QueueUnavailableError("gone"), only=("send",))
+    work = Work(TransientError("later"))
+    await send_together(queue, "q", [message(1), message(2)])
+    outage.down = True
+    async with working(outage, clock, work):
+        await clock.settle()
+        assert await queue.depth("q") == 1
+        await clock.advance(pause_before(1) + 0.01)
+        assert [image for image, _ in work.taken].count("I1") == 2
+        assert await queue.depth("q") == 0

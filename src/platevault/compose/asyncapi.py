@@ -35,10 +35,12 @@ from platevault.domain.messages import (
     Message,
     NewArchiveItem,
     NewArchiveItemAck,
+    SingleMessage,
+    Together,
 )
 
 #: Version of the messages: the first part changes when a receiver of the old cannot read the new.
-MESSAGES_VERSION = "1.0.0"
+MESSAGES_VERSION = "2.0.0"
 #: Names of the files that `write_document` makes.
 DOCUMENT, PAGE = "asyncapi.yaml", "index.md"
 
@@ -81,7 +83,10 @@ QUEUES = (
         receiver=_CONTROLLER,
         historical="archive_ctrl_consume",
         meaning="Requests to the Archive Controller, and files that are ready for delivery.",
-        senders={_ARCHIVER: (HealthCheck, NewArchiveItem), _FORWARDER: (FileTransferCompleted,)},
+        senders={
+            _ARCHIVER: (HealthCheck, NewArchiveItem),
+            _FORWARDER: (FileTransferCompleted, Together),
+        },
     ),
     Queue(
         name="boards",
@@ -107,9 +112,9 @@ QUEUES = (
         "oods_publish_to_*",
         meaning="Answers and results for the Archiver of a camera.",
         senders={
-            _FORWARDER: (AssociatedAck, ImageRetrieval),
+            _FORWARDER: (AssociatedAck, ImageRetrieval, Together),
             _CONTROLLER: (HealthCheckAck, NewArchiveItemAck, ImageInOods),
-            _OODS: (ImageInOods,),
+            _OODS: (ImageInOods, Together),
         },
     ),
     Queue(
@@ -118,7 +123,7 @@ QUEUES = (
         receiver=_OODS,
         historical="*_publish_to_oods",
         meaning="Files that the OODS shall catalogue.",
-        senders={_CONTROLLER: (IngestRequest,)},
+        senders={_CONTROLLER: (IngestRequest, Together)},
     ),
 )
 
@@ -266,12 +271,20 @@ def _operation(queue: Queue, sender: str, message: type[BaseModel]) -> tuple[str
             "channel": _reference("channels", "archiver"),
             "messages": [_reference("channels", "archiver", "messages", _type(answer))],
         }
-    return f"{sender.lower().replace(' ', '_')}_sends_{name}", operation
+    what = f"{name}_to_{queue.receiver}" if message is Together else name
+    return f"{sender}_sends_{what}".lower().replace(" ", "_"), operation
 
 
 def _message(message: type[BaseModel]) -> dict[str, Any]:
     schema = message.model_json_schema()
     schema.pop("description", None)
+    if schema.pop("$defs", None) is not None:
+        schema["properties"]["messages"]["items"] = {
+            "oneOf": [
+                _reference("components", "messages", _type(one), "payload")
+                for one in get_args(SingleMessage)
+            ]
+        }
     return {
         "name": _type(message),
         "title": message.__name__,

@@ -6,6 +6,7 @@ there. Every message is idempotent: receiving it twice does no harm.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -159,7 +160,8 @@ class ImageInOods(_Message):
     description: str
 
 
-Message = (
+#: What an envelope may hold.
+SingleMessage = (
     Associated
     | AssociatedAck
     | HealthCheck
@@ -173,6 +175,39 @@ Message = (
     | IngestRequest
     | ImageInOods
 )
+#: Messages in one envelope at most; one that kills its receiver takes the others with it.
+MOST_TOGETHER = 64
+
+
+class Together(_Message):
+    """Envelope: messages that go to one queue at one moment; each is done by itself.
+
+    One message costs the broker as much as many. One that fails is sent again alone.
+    """
+
+    historical: ClassVar[str] = "none, each message by itself"
+    type: Literal["together"] = "together"
+    messages: tuple[Annotated[SingleMessage, Field(discriminator="type")], ...] = Field(
+        min_length=2, max_length=MOST_TOGETHER
+    )
+
+
+Message = SingleMessage | Together
+
+
+def in_envelopes(messages: Sequence[SingleMessage]) -> list[Message]:
+    """Give messages for one queue as few, in their order; one alone stays as it is."""
+    found: list[Message] = []
+    for first in range(0, len(messages), MOST_TOGETHER):
+        part = tuple(messages[first : first + MOST_TOGETHER])
+        found.append(part[0] if len(part) == 1 else Together(messages=part))
+    return found
+
+
+def singles(message: Message) -> tuple[SingleMessage, ...]:
+    """Give what is in an envelope, or the message itself."""
+    return message.messages if isinstance(message, Together) else (message,)
+
 
 _ADAPTER: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import structlog
 
 from platevault.domain.errors import PlatevaultError, TransientError
-from platevault.domain.messages import Message
+from platevault.domain.messages import Message, SingleMessage, Together, in_envelopes
 from platevault.ports.clock import Clock
 from platevault.ports.work_queue import (
     Delivery,
@@ -48,6 +48,20 @@ async def pause(clock: Clock, stop: StopToken, duration_s: float) -> None:
     await wait_first(clock.sleep(duration_s), stop.wait())
 
 
+async def send_together(
+    queue: WorkQueue, name: str, messages: Sequence[SingleMessage], *, priority: int = 0
+) -> None:
+    """Send messages to one queue as few; returns once it holds them all.
+
+    Raises
+    ------
+    QueueUnavailableError
+        Some may have gone out. Retry: every consumer is idempotent.
+    """
+    for message in in_envelopes(messages):
+        await queue.send(name, message, priority=priority)
+
+
 async def work_off(
     queue: WorkQueue,
     name: str,
@@ -61,7 +75,8 @@ async def work_off(
     """Hand each message of a queue to ``handle`` until the stop, ``prefetch`` at once.
 
     A message is acknowledged when ``handle`` returns, comes again later when it raises a
-    `TransientError`, and is set aside when it raises anything else. An outage of the broker
+    `TransientError`, and is set aside when it raises anything else. Those that came in one
+    envelope are handled at once, and one that fails is sent again alone. An outage of the broker
     is waited out. Messages in hand at the stop are finished.
 
     Parameters
@@ -87,7 +102,9 @@ async def work_off(
                 consuming()
                 failures = 0
                 async with asyncio.TaskGroup() as units:
-                    outage = await _take(stop.until(deliveries), units, handle)
+                    outage = await _take(
+                        stop.until(deliveries), units, _opening(queue, name, handle)
+                    )
         except QueueUnavailableError as error:
             outage = error
         if outage is not None:
@@ -105,6 +122,40 @@ async def _take(
     except QueueUnavailableError as error:
         return error  # units in hand go on; what they cannot settle comes again
     return None
+
+
+def _opening(queue: WorkQueue, name: str, handle: Handler) -> Handler:
+    """Give a handler that opens envelopes."""
+
+    async def opened(message: Message, attempt: int) -> None:
+        if not isinstance(message, Together):
+            await handle(message, attempt)
+            return
+        async with asyncio.TaskGroup() as units:
+            done = [
+                units.create_task(_does(handle, one, attempt), name=f"message-{one.type}")
+                for one in message.messages
+            ]
+        failed = [
+            one for one, task in zip(message.messages, done, strict=True) if not task.result()
+        ]
+        for one in failed:
+            await queue.send(name, one)
+
+    return opened
+
+
+async def _does(handle: Handler, message: SingleMessage, attempt: int) -> bool:
+    """Handle a message of an envelope; tell whether that is done."""
+    try:
+        await handle(message, attempt)
+    except PlatevaultError as error:
+        _log.warning("Message goes on alone", type=message.type, problem=str(error))
+        return False
+    except Exception as error:  # noqa: BLE001  outermost loop of a unit of work
+        _log.warning("Message goes on alone", type=message.type, problem=repr(error))
+        return False
+    return True
 
 
 async def _settle(delivery: Delivery, handle: Handler) -> None:

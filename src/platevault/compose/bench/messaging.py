@@ -19,11 +19,15 @@ from platevault.domain.messages import (
     ImageRetrieval,
     IngestRequest,
     Message,
+    SingleMessage,
+    in_envelopes,
 )
 from platevault.ports.work_queue import WorkQueue
 
 #: Sensors of a board of the main camera; their files share one order.
 SENSORS_PER_BOARD = 3
+#: Boards of science sensors of the main camera.
+_BOARDS = 63
 #: As many at once as services of a night: Forwarders that send, and messages in hand.
 _SENDERS = 4
 _PREFETCH = 8
@@ -64,8 +68,9 @@ async def measure_messaging(
 ) -> MessagingCost:
     """Send, take and acknowledge every message that ``files`` files cause between services.
 
-    For each board the order to read it; for each file its result, its completion, the request to
-    catalogue it and the answer. Queues with names of their own are used, and left empty.
+    For each board the order to read it, and envelopes with the completion of each file, its result,
+    the request to catalogue it and the answer. Queues with names of their own are used, and left
+    empty.
 
     Parameters
     ----------
@@ -85,8 +90,8 @@ async def measure_messaging(
         raise UsageError("Files must fill their boards", value=files, expected=SENSORS_PER_BOARD)
     run = uuid.uuid4().hex[:8]
     plan: dict[str, list[tuple[Message, int]]] = {}
-    for number in range(files):
-        for name, message, priority in _messages_of(number):
+    for board in range(files // SENSORS_PER_BOARD):
+        for name, message, priority in _messages_of(board):
             plan.setdefault(f"bench.{run}.{name}", []).append((message, priority))
     for name in plan:
         await queue.depth(name)  # makes the queue, which costs once and not per file
@@ -120,38 +125,46 @@ def process_group(leader: int) -> list[int]:
     return sorted(found)
 
 
-def _messages_of(number: int) -> list[tuple[str, Message, int]]:
-    """Give queue, message and priority of what one file causes; the first of a board has more."""
-    camera, image = "LSSTCam", f"MC_O_20330517_{number // 189 + 1:06d}"
-    sensor = f"R22_S{number % 9 // 3}{number % 3}"
+def _messages_of(board: int) -> list[tuple[str, Message, int]]:
+    """Give queue, message and priority of what the files of a board cause."""
+    camera, image = "LSSTCam", f"MC_O_20330517_{board // _BOARDS + 1:06d}"
+    raft, row = divmod(board % _BOARDS, SENSORS_PER_BOARD)
+    sensors = [f"R{raft:02d}_S{row}{column}" for column in range(SENSORS_PER_BOARD)]
     folder = f"{camera}/20330517/{image}"
-    messages: list[tuple[str, Message, int]] = [
-        ("archiver", ImageRetrieval(
-            camera=camera, image=image, sensor=sensor, status_code=0, description="",
-        ), 0),
-        ("archive_controller", FileTransferCompleted(
-            camera=camera, image=image, sensor=sensor,
-        ), 0),
-        ("oods", IngestRequest(
-            camera=camera, image=image, sensor=sensor, path=f"{folder}/{image}_{sensor}.fits",
-        ), 0),
-        ("archiver", ImageInOods(
-            camera=camera, image=image, sensor=sensor, status_code=0, description="",
-        ), 0),
-    ]  # fmt: skip
-    if number % SENSORS_PER_BOARD == 0:
-        order = EndReadout(
-            camera=camera,
-            image=image,
-            board="22/0",
-            sensors=("R22_S00", "R22_S01", "R22_S02"),
-            target_dir=folder,
-            reply_queue=f"archiver.{camera}",
-            end_readout_tai=2_000_000_037.0,
-            header_due_tai=2_000_000_067.0,
+    order = EndReadout(
+        camera=camera,
+        image=image,
+        board=f"{raft:02d}/{row}",
+        sensors=tuple(sensors),
+        target_dir=folder,
+        reply_queue=f"archiver.{camera}",
+        end_readout_tai=2_000_000_037.0,
+        header_due_tai=2_000_000_067.0,
+    )
+    written = [
+        ImageRetrieval(
+            camera=camera, image=image, sensor=one, status_code=0, description="file written"
         )
-        messages.insert(0, ("work", order, PRIORITY_LIVE))
-    return messages
+        for one in sensors
+    ]
+    done = [FileTransferCompleted(camera=camera, image=image, sensor=one) for one in sensors]
+    asked = [
+        IngestRequest(camera=camera, image=image, sensor=one, path=f"{folder}/{image}_{one}.fits")
+        for one in sensors
+    ]
+    catalogued = [
+        ImageInOods(camera=camera, image=image, sensor=one, status_code=0, description="ingested")
+        for one in sensors
+    ]
+    together: list[tuple[str, Sequence[SingleMessage]]] = [
+        ("archive_controller", done),
+        ("archiver", written),
+        ("oods", asked),
+        ("archiver", catalogued),
+    ]
+    return [("work", order, PRIORITY_LIVE)] + [
+        (queue, message, 0) for queue, several in together for message in in_envelopes(several)
+    ]
 
 
 async def _send(queue: WorkQueue, work: Iterator[tuple[str, Message, int]]) -> None:

@@ -20,6 +20,7 @@ from platevault.ports.file_ledger import Change, FileLedger, StateConflictError
 from platevault.ports.image_writer import DirectoryUnwritableError, LinkStore
 from platevault.ports.work_queue import WorkQueue
 from platevault.runtime.steps import Steps
+from platevault.runtime.work import send_together
 from platevault.services.archive_controller.observing import ArchiveControllerObserver
 
 #: Order of the destinations: the OODS gets its files first (LDM-230).
@@ -293,22 +294,23 @@ class Handoff:
         placed: Collection[FileKey],
     ) -> None:
         exposure = record.exposure
-        for unit in units:
-            key = unit.keys[-1]
-            if not unit.sensor or (
-                key not in placed and rows[key, Destination.OODS].state is not FileState.VERIFIED
-            ):
-                continue
-            await self._queue.send(
-                oods_queue(exposure.camera),
-                IngestRequest(
-                    camera=exposure.camera,
-                    image=exposure.image,
-                    sensor=unit.sensor,
-                    path=str(folder / key.file_name),
-                ),
+        requests = [
+            IngestRequest(
+                camera=exposure.camera,
+                image=exposure.image,
+                sensor=unit.sensor,
+                path=str(folder / unit.keys[-1].file_name),
             )
-            await self._steps.reached("ingest_requested", f"{exposure.image}/{unit.sensor}")
+            for unit in units
+            if unit.sensor
+            and (
+                unit.keys[-1] in placed
+                or rows[unit.keys[-1], Destination.OODS].state is FileState.VERIFIED
+            )
+        ]
+        await send_together(self._queue, oods_queue(exposure.camera), requests)
+        for request in requests:
+            await self._steps.reached("ingest_requested", f"{exposure.image}/{request.sensor}")
 
 
 def is_due(keys: Sequence[FileKey], destination: Destination, rows: Rows) -> bool:

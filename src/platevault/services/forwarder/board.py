@@ -219,11 +219,12 @@ class BoardWork:
         return found
 
     async def _announce_done(self, message: EndReadout, rows: Rows) -> None:
+        done: dict[str, str] = {}
         for sensor in message.sensors:
             states = [rows[key] for key in keys_of(message.image, sensor)]
             if all(is_done(row) for row in states):
-                degraded = any(row.degraded for row in states)
-                await self._announcer.written(message, sensor, _DEGRADED if degraded else "")
+                done[sensor] = _DEGRADED if any(row.degraded for row in states) else ""
+        await self._announcer.written(message, done)
 
     async def _do_sensors(
         self, order: Order, sensors: Sequence[str], rows: Rows, grant: Grant
@@ -270,7 +271,9 @@ class BoardWork:
             await self._fail(order, [job], error, RetrievalStatus.FILE_FAILED)
             return True
         degraded = any(rows[key].degraded for key in job.keys)
-        await self._say_written(order, job, _DEGRADED if degraded else "")
+        self._note_written(order, job, degraded=degraded)
+        problems = {job.detector.name: _DEGRADED if degraded else ""}
+        await self._announcer.written(order.message, problems)
         return True
 
     async def _write_sensors(self, order: Order, jobs: Sequence[SensorJob]) -> None:
@@ -304,10 +307,16 @@ class BoardWork:
                 ]
         finally:
             self._buffers.give_back(reading.buffer)
-        for task in writing:
-            problem = task.result()
-            if problem is not None:
-                raise problem
+        outcomes = [task.result() for task in writing]
+        written = {
+            job.detector.name: header.problem
+            for job, outcome in zip(jobs, outcomes, strict=True)
+            if outcome is True
+        }
+        await self._announcer.written(message, written)
+        for outcome in outcomes:
+            if isinstance(outcome, PlatevaultError):
+                raise outcome
 
     async def _read(self, order: Order) -> BoardReading:
         image = order.message.image
@@ -326,7 +335,8 @@ class BoardWork:
 
     async def _write_one(
         self, order: Order, job: SensorJob, reading: BoardReading, header: FileHeader
-    ) -> None:
+    ) -> bool:
+        """Write the files of a sensor, and tell whether they are durable and recorded."""
         try:
             async with self._writing:
                 await self._sensor_writer.write(job, reading, header)
@@ -341,17 +351,17 @@ class BoardWork:
             problem = PermanentError("Bug", type=type(error).__name__, text=str(error))
             await self._fail(order, [job], problem, RetrievalStatus.FILE_FAILED)
         else:
-            await self._say_written(order, job, header.problem)
+            self._note_written(order, job, degraded=bool(header.problem))
+            return True
+        return False
 
-    async def _say_written(self, order: Order, job: SensorJob, problem: str) -> None:
-        message = order.message
+    def _note_written(self, order: Order, job: SensorJob, *, degraded: bool) -> None:
         self._observer.file_written(
-            message,
+            order.message,
             job.detector.name,
-            latency_s=self._clock.now_tai() - message.end_readout_tai,
-            degraded=bool(problem),
+            latency_s=self._clock.now_tai() - order.message.end_readout_tai,
+            degraded=degraded,
         )
-        await self._announcer.written(message, job.detector.name, problem)
 
     async def _fail(
         self,
@@ -381,7 +391,7 @@ class BoardWork:
         await self._ledger.apply(changes, now_tai=self._clock.now_tai())
         for sensor, state in states.items():
             self._observer.sensor_failed(message, sensor, status=status, state=state)
-            await self._announcer.tell(message, sensor, status, reason)
+        await self._announcer.tell(message, states, status, reason)
 
     @asynccontextmanager
     async def _holding(self, grant: Grant) -> AsyncIterator[None]:

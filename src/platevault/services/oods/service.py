@@ -30,7 +30,7 @@ from platevault.ports.ingest import Ingest, IngestFile, IngestResult
 from platevault.ports.work_queue import WorkQueue
 from platevault.runtime.service import StopToken
 from platevault.runtime.steps import NoSteps, Steps
-from platevault.runtime.work import pause, pause_before, work_off
+from platevault.runtime.work import pause, pause_before, send_together, work_off
 from platevault.services.oods.gathering import Batch, Gathering
 
 #: Where a test may fail or kill the OODS, in order.
@@ -251,9 +251,13 @@ class Oods:
         rows = await self._ledger.files(image=image, destination=Destination.OODS)
         raws = {row.key.sensor: row for row in rows if row.key.kind is FileKind.RAW}
         due = [row for row in raws.values() if row.state is FileState.VERIFIED]
-        for row in raws.values():
-            if row.key.sensor in batch.sensors and row.state in _TOLD_STATES:
-                await self._tell(row)
+        await self._tell(
+            [
+                row
+                for row in raws.values()
+                if row.key.sensor in batch.sensors and row.state in _TOLD_STATES
+            ]
+        )
         if not due:
             return raws
         sidecars = {
@@ -268,8 +272,7 @@ class Oods:
         )
         await self._steps.reached("ingested", image)
         records = await self._record(image, due, {result.sensor: result for result in results})
-        for row in records:
-            await self._tell(row)
+        await self._tell(records)
         await self._steps.reached("told", image)
         bad = [row for row in records if row.state is FileState.DEAD]
         _log.info(
@@ -323,26 +326,32 @@ class Oods:
                 problem=str(error),
             )
 
-    async def _tell(self, row: FileRecord) -> None:
-        """Send the result of a sensor to the Archiver, once for each outcome."""
+    async def _tell(self, rows: Sequence[FileRecord]) -> None:
+        """Send the results of sensors to the Archiver, once for each outcome."""
+        results = [
+            self._result(row)
+            for row in rows
+            if (row.key.image, row.key.sensor, _status(row)) not in self._told
+        ]
+        await send_together(self._queue, archiver_queue(self._camera.name), results)
+        for result in results:
+            if self._announce is not None:
+                await self._announce(result)
+            self._told[result.image, result.sensor, result.status_code] = None
+        while len(self._told) > _REMEMBERED:
+            self._told.popitem(last=False)
+
+    def _result(self, row: FileRecord) -> ImageInOods:
         key: FileKey = row.key
         status = _status(row)
-        if (key.image, key.sensor, status) in self._told:
-            return
         text = row.reason or ("ingested" if status == INGESTED else row.state.value)
-        result = ImageInOods(
+        return ImageInOods(
             camera=self._camera.name,
             image=key.image,
             sensor=key.sensor,
             status_code=status,
             description=sensor_text(key.sensor, text),
         )
-        await self._queue.send(archiver_queue(self._camera.name), result)
-        if self._announce is not None:
-            await self._announce(result)
-        self._told[key.image, key.sensor, status] = None
-        while len(self._told) > _REMEMBERED:
-            self._told.popitem(last=False)
 
     # -- ledger --------------------------------------------------------------------------------
 

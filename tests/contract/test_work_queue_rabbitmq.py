@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import aio_pika
 import pytest
+from structlog.testing import capture_logs
 from typing_extensions import override
 
 from platevault.adapters.rabbitmq import QueueKind, RabbitSettings, RabbitWorkQueue
@@ -73,6 +74,20 @@ class RabbitContract(WorkQueueContract):
 
 class TestClassicQueues(RabbitContract):
     kind: ClassVar[QueueKind] = QueueKind.CLASSIC
+
+    async def test_a_roll_call_that_is_answered_is_no_news(
+        self, settings: RabbitSettings, name: str
+    ) -> None:
+        with capture_logs() as logs:
+            async with (
+                RabbitWorkQueue(settings=settings, clock=SystemClock()) as queue,
+                queue.consume(name, prefetch=1) as deliveries,
+            ):
+                await queue.send(name, a_message(1))
+                delivery = await anext(deliveries)
+                assert await queue.depth(name) == 1
+                await delivery.ack()
+        assert {log["event"] for log in logs} == {"RabbitMQ is connected"}
 
 
 class TestQuorumQueues(RabbitContract):

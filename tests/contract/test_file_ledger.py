@@ -6,7 +6,9 @@ import asyncio
 import itertools
 import sqlite3
 import stat
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from platevault.ports.file_ledger import (
 )
 from platevault.testing.exposures_contract import an_exposure, files_of
 from platevault.testing.file_ledger_contract import FileLedgerContract, NewStore, Sql
+from platevault.testing.leaks import check_threads
 
 
 class TestSqliteFileLedger(FileLedgerContract):
@@ -276,6 +279,25 @@ async def test_opening_and_closing_may_be_cancelled(path: Path, steps: int) -> N
     async with SqliteFileLedger(path) as ledger:
         files = await ledger.files()
         assert len(files) in {0, 3 * len(files_of(an_exposure()))}
+
+
+async def test_closing_that_is_cancelled_at_once_ends_its_threads(path: Path) -> None:
+    before = threading.enumerate()
+    busy = threading.Event()
+    ledger = SqliteFileLedger(path)
+    await ledger.__aenter__()
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1) as executor:
+        loop.set_default_executor(executor)
+        waiting = loop.run_in_executor(None, busy.wait)
+        task = loop.create_task(ledger.__aexit__(None, None, None))
+        for _ in range(2):
+            await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.wait({task})
+        busy.set()
+        await waiting
+    check_threads(before)
 
 
 async def test_fencing_numbers_of_each_run_exceed_those_of_former_runs(path: Path) -> None:

@@ -199,7 +199,11 @@ class ConnectionThread:
             return
         if not self._closing:
             self._closing = True
-            await asyncio.to_thread(self._calls.put, None)
+            # Not in an executor: a caller cancelled before it began would take it back.
+            try:
+                self._calls.put_nowait(None)
+            except queue.Full:
+                await asyncio.shield(asyncio.to_thread(self._calls.put, None))
         await asyncio.shield(asyncio.wrap_future(self._ended))
 
     async def call(

@@ -127,6 +127,7 @@ class LeaseStore:
             begin="BEGIN IMMEDIATE",
             max_waiting=_MAX_WAITING,
             errors=LEASES_ERRORS,
+            busy_timeout_s=busy_timeout_s,
         )
 
     @property

@@ -84,6 +84,7 @@ class SqliteWorkQueue(WorkQueue):
             max_waiting=_MAX_WAITING,
             errors=QUEUE_ERRORS,
             after=self._bells.ring_due,
+            busy_timeout_s=busy_timeout_s,
         )
         self._desk = Desk(
             thread=self._thread,

@@ -7,9 +7,10 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -22,8 +23,10 @@ ResultT = TypeVar("ResultT")
 
 #: So many calls share one transaction, and so one wait for the disk, when they come together.
 _LARGEST_GROUP = 64
-#: Pause between attempts to turn the log on [s].
+#: Pause between attempts to turn the log on, or to write [s].
 _LOOK_S = 0.01
+#: The first pauses of who wants to write [s], and how many: for 50 ms, several commits of others.
+_SHORT_PAUSE_S, _SHORT_PAUSES = 0.0005, 100
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_TOOBIG})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _FORBIDDEN = frozenset(
@@ -122,12 +125,21 @@ def _use_wal(connection: sqlite3.Connection, *, within_s: float) -> None:
         try:
             connection.execute("PRAGMA journal_mode=WAL").fetchone()
         except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            if not busy or time.monotonic() >= end:
+            if not _is_busy(error) or time.monotonic() >= end:
                 raise
             time.sleep(_LOOK_S)
         else:
             return
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _busy_pauses() -> Iterator[float]:
+    """Give pauses between attempts to write [s]: short ones for the usual wait, then longer."""
+    yield from repeat(_SHORT_PAUSE_S, _SHORT_PAUSES)
+    yield from repeat(_LOOK_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +168,9 @@ class ConnectionThread:
         What is raised for a database that fails.
     after
         Called in the thread after each transaction that was committed.
+    busy_timeout_s
+        How long to wait for other writers [s]; 0 leaves the wait to SQLite, whose pauses grow to
+        100 ms: too coarse for writers that hold the file for a few milliseconds.
     """
 
     def __init__(
@@ -168,6 +183,7 @@ class ConnectionThread:
         max_waiting: int,
         errors: StoreErrors = LEDGER_ERRORS,
         after: Callable[[], None] | None = None,
+        busy_timeout_s: float = 0.0,
     ) -> None:
         self._name = name
         self._path = path
@@ -182,6 +198,7 @@ class ConnectionThread:
         self._closing = False
         self._errors = errors
         self._after = after
+        self._busy_timeout_s = busy_timeout_s
         self._synchronous = True
         #: Why the last transaction failed; empty if it did not.
         self.problem = ""
@@ -271,6 +288,8 @@ class ConnectionThread:
         )
 
     def _serve(self, connection: sqlite3.Connection) -> None:
+        if self._busy_timeout_s:
+            connection.execute("PRAGMA busy_timeout=0").fetchone()
         more = True
         while more:
             group: list[_Call] = []
@@ -308,6 +327,19 @@ class ConnectionThread:
             else:
                 call.answer.set_exception(raised)
 
+    def _begin_transaction(self, connection: sqlite3.Connection) -> None:
+        end = time.monotonic() + self._busy_timeout_s
+        pauses = _busy_pauses()
+        while True:
+            try:
+                connection.execute(self._begin)
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() >= end:
+                    raise
+                time.sleep(next(pauses))
+            else:
+                return
+
     def _transaction(
         self, connection: sqlite3.Connection, group: list[_Call]
     ) -> list[tuple[Any, Exception | None]]:
@@ -317,7 +349,7 @@ class ConnectionThread:
             connection.execute(f"PRAGMA synchronous={'FULL' if synchronous else 'NORMAL'}")
             self._synchronous = synchronous
         try:
-            connection.execute(self._begin)
+            self._begin_transaction(connection)
             for call in group:
                 connection.execute("SAVEPOINT one_call")
                 try:

@@ -154,6 +154,7 @@ class SqliteFileLedger(SqliteLedgerReader, FileLedger):
             connect=self._connect_writer,
             begin="BEGIN IMMEDIATE",
             max_waiting=_MAX_WAITING,
+            busy_timeout_s=busy_timeout_s,
         )
 
     @override

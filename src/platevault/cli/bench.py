@@ -1,4 +1,4 @@
-"""``platevault bench``: measure the pixel path against its peers."""
+"""``platevault bench``: measure the pixel path and the buses against their peers."""
 
 from __future__ import annotations
 
@@ -91,6 +91,24 @@ def bench_ingest_command(
         report.write(found, "ingest", markdown, report.machine_facts(scratch))
 
 
+@bench_app.command("buses")
+def bench_buses_command(
+    scratch: _Scratch = _RAM_DISK,
+    exposures: Annotated[int, typer.Option(min=1, help="Exposures of 205 small frames.")] = 20,
+    markdown: _Pages = None,
+) -> None:
+    """Measure commands over Kafka and DDS, and messages over RabbitMQ, with servers of its own."""
+    from platevault.compose.bench import buses, report
+    from platevault.runtime.observe import configure_logging
+
+    configure_logging(json=False, level="WARNING")
+    console = Console()
+    found = buses.bench_buses(_directory(scratch), exposures=exposures, progress=_teller(console))
+    report.show(found, console)
+    if markdown is not None:
+        report.write(found, "buses", markdown, report.machine_facts(scratch))
+
+
 @bench_app.command("night")
 def bench_night_command(
     scratch: Annotated[
@@ -131,6 +149,7 @@ def bench_all_command(scratch: _Scratch = _RAM_DISK, markdown: _Pages = None) ->
     bench_pixels_command(scratch=scratch, repeats=5, sensors=18, markdown=markdown)
     bench_exposure_command(scratch=scratch, repeats=3, markdown=markdown)
     bench_ingest_command(scratch=scratch, exposures=7, markdown=markdown)
+    bench_buses_command(scratch=scratch, exposures=20, markdown=markdown)
     bench_night_command(markdown=markdown)
 
 

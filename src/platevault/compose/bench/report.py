@@ -25,23 +25,35 @@ _LIBRARIES = ("platevault", "numpy", "astropy", "fitsio", "numba", "xxhash")
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A result: how one case compares with another, and the floor it must reach.
+    """A result: how one case compares with another, and what it must reach.
 
     Attributes
     ----------
     name
         What is compared.
-    value, floor
-        The ratio, and what it must reach; ``None`` if there is no floor.
+    value
+        The ratio.
+    floor, ceiling
+        What it must reach, or may be at most; ``None`` if there is no such limit.
     """
 
     name: str
     value: float
     floor: float | None = None
+    ceiling: float | None = None
+
+    @property
+    def limit(self) -> str:
+        """The limit as text."""
+        if self.ceiling is not None:
+            return f"at most {self.ceiling:g}"
+        return "" if self.floor is None else f"{self.floor:g}"
 
     @property
     def verdict(self) -> str:
-        """Say in a word whether the floor is reached."""
+        """Say in a word whether the limit is kept."""
+        if self.ceiling is not None:
+            return "reached" if self.value <= self.ceiling else "MISSED"
         if self.floor is None:
             return ""
         return "reached" if self.value >= self.floor else "MISSED"
@@ -142,6 +154,11 @@ def show(report: Report, console: Console) -> None:
         for case in report.cases:
             table.add_row(*_case_cells(case, report.yardstick))
         console.print(table)
+    for title, rows in report.facts.get("tables", {}).items():
+        table = Table(*rows[0], title=title)
+        for row in rows[1:]:
+            table.add_row(*row)
+        console.print(table)
     for note in report.notes:
         console.print(f"- {note}")
 
@@ -150,8 +167,7 @@ _HEADINGS = ("case", "MB/s median", "min", "max", "of memcpy", "core-s/GB", "qui
 
 
 def _ratio_cells(ratio: Ratio) -> list[str]:
-    floor = "" if ratio.floor is None else f"{ratio.floor:g}"
-    return [ratio.name, f"{ratio.value:.3g}", floor, ratio.verdict]
+    return [ratio.name, f"{ratio.value:.3g}", ratio.limit, ratio.verdict]
 
 
 def _case_cells(case: Case, yardstick: Case | None) -> list[str]:
@@ -174,7 +190,13 @@ def write(report: Report, name: str, directory: Path, facts: dict[str, str]) -> 
         "title": report.title,
         "machine": facts,
         "ratios": [
-            {"name": item.name, "value": item.value, "floor": item.floor} for item in report.ratios
+            {
+                "name": item.name,
+                "value": item.value,
+                "floor": item.floor,
+                "ceiling": item.ceiling,
+            }
+            for item in report.ratios
         ],
         "cases": [
             {
@@ -209,7 +231,7 @@ def _markdown(report: Report, facts: dict[str, str]) -> str:
     for title, rows in report.facts.get("tables", {}).items():
         lines += [f"## {title}", "", *_table(tuple(rows[0]), [list(row) for row in rows[1:]])]
     lines += ["## Notes", ""]
-    lines += [f"- {note}" for note in [*report.notes, _QUIET_NOTE]]
+    lines += [f"- {note}" for note in [*report.notes, *([_QUIET_NOTE] if report.cases else [])]]
     lines += ["", "## Machine", ""]
     lines += _table(("", ""), [[key, value] for key, value in facts.items()])
     return "\n".join(lines).rstrip() + "\n"

@@ -330,7 +330,7 @@ async def test_calls_beyond_the_connections_wait_their_turn(settings: PostgresSe
 async def test_a_call_that_finds_no_connection_in_time_is_refused(
     settings: PostgresSettings,
 ) -> None:
-    few = replace(settings, connections=1, call_within_s=0.3)
+    few = replace(settings, connections=1, call_within_s=1.0)
     async with PostgresFileLedger(settings=few) as ledger:
         async with asyncio.TaskGroup() as group:
             long = group.create_task(_problem(ledger._pool.call(_sleep)))

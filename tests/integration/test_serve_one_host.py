@@ -118,7 +118,7 @@ def test_services_that_start_together_find_each_other_in_files(tmp_path: Path, s
         while "two" in {one["name"] for one in services(site)}:
             assert time.monotonic() < deadline
         assert sorted(one["name"] for one in services(site)) == ["controller", "three"]
-    files = sorted(path.name for path in (tmp_path / "data" / "work").iterdir())
+    files = sorted(path.name for path in (tmp_path / "data" / "host").iterdir())
     assert {"leases.sqlite", "queue.sqlite", "queue.sqlite.bells"} <= {*files}
 
 
@@ -126,11 +126,11 @@ def test_a_service_whose_files_cannot_be_opened_says_so_and_ends(
     tmp_path: Path, site: Path
 ) -> None:
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "work").write_text("in the way")
+    (tmp_path / "data" / "host").write_text("in the way")
     log = tmp_path / "log"
     with serving(site, "archive-controller", "controller", free_port(), log) as child:
         assert child.wait(_START_S) == 1
-    assert str(tmp_path / "data" / "work" / "leases.sqlite") in log.read_text()
+    assert str(tmp_path / "data" / "host" / "leases.sqlite") in log.read_text()
 
 
 def test_a_domain_that_others_are_in_is_not_taken() -> None:

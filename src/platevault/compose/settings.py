@@ -214,12 +214,12 @@ class Settings(BaseSettings):
     @property
     def queue_path(self) -> Path:
         """Work that processes of one host share."""
-        return self.root / "work" / "queue.sqlite"
+        return self.root / "host" / "queue.sqlite"
 
     @property
     def leases_path(self) -> Path:
         """Leases and presence that processes of one host share."""
-        return self.root / "work" / "leases.sqlite"
+        return self.root / "host" / "leases.sqlite"
 
     @property
     def ledger_path(self) -> Path:

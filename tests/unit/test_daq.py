@@ -402,6 +402,27 @@ def test_words_in_the_callers_buffer_are_not_kept() -> None:
     assert not np.shares_memory(other, held)
 
 
+def test_memory_of_a_board_is_used_again_once_its_last_view_is_gone() -> None:
+    daq = a_daq(cache_bytes=SIZE)
+    for name in "abcd":
+        daq.trigger(name, recipe=BIAS)
+    daq.step(2.0)
+
+    def address(words: NDArray[np.uint8]) -> int:
+        return int(words.__array_interface__["data"][0])
+
+    first = daq.cache.words(daq.source("a", "22/0"))
+    place, held, part = address(first), first.copy(), first[: SIZE // 2]
+    del first
+    places = {address(daq.cache.words(daq.source(name, "22/0"))) for name in "bcb"}
+    assert place not in places
+    assert np.array_equal(part, held[: SIZE // 2])
+    del part
+    places = {address(daq.cache.words(daq.source(name, "22/0"))) for name in "cdc"}
+    assert place in places
+    assert np.array_equal(daq.cache.words(daq.source("a", "22/0")), held)
+
+
 class HeldCache(BoardCache):
     """Makes boards only when it is told to go on."""
 

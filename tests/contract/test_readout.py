@@ -42,6 +42,20 @@ class TestDaqReadout(ReadoutContract):
         server = DaqServer(devices={"tiny": daq})
         async with (
             serving(server),
+            DaqReadout(
+                host="127.0.0.1", port=server.port, partition="tiny", shared_memory=False
+            ) as readout,
+        ):
+            yield ReadoutRig(readout, daq)
+
+
+class TestDaqReadoutInSharedMemory(ReadoutContract):
+    @pytest.fixture
+    @override
+    async def rig(self, daq: SimDaq) -> AsyncIterator[ReadoutRig]:
+        server = DaqServer(devices={"tiny": daq})
+        async with (
+            serving(server),
             DaqReadout(host="127.0.0.1", port=server.port, partition="tiny") as readout,
         ):
             yield ReadoutRig(readout, daq)

@@ -62,7 +62,13 @@ async def server(daq: SimDaq) -> AsyncIterator[DaqServer]:
 
 
 def a_readout(port: int, **settings: float) -> DaqReadout:
-    return DaqReadout(host=HOST, port=port, partition="tiny", **settings)  # type: ignore[arg-type]
+    return DaqReadout(
+        host=HOST,
+        port=port,
+        partition="tiny",
+        shared_memory=False,
+        **settings,  # type: ignore[arg-type]
+    )
 
 
 async def exchange(port: int, data: bytes, *, frames: int = 1) -> list[Frame]:

@@ -73,12 +73,23 @@ class DescribeBoard(_Message):
 
 
 class ReadBoard(_Message):
-    """Ask for the words of one board."""
+    """Ask for the words of one board.
+
+    With ``shared`` the store, if it is on the same host, may say where they are in memory
+    instead of sending them; it keeps them there until it hears `BoardTaken`.
+    """
 
     type: Literal["read_board"] = "read_board"
     partition: str
     image: str
     location: str
+    shared: bool = False
+
+
+class BoardTaken(_Message):
+    """Tell that the words which a `BoardEntry` placed in memory are no longer looked at."""
+
+    type: Literal["board_taken"] = "board_taken"
 
 
 class Listen(_Message):
@@ -114,8 +125,16 @@ class ImageList(_Message):
     images: tuple[ImageEntry, ...]
 
 
+class MemoryPlace(_Message):
+    """Where the words of a board are: some bytes of a file, to be opened read-only."""
+
+    path: str
+    offset_bytes: Annotated[int, Field(ge=0)]
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
 class BoardEntry(_Message):
-    """Answer to `DescribeBoard`, and to `ReadBoard` with the words as payload."""
+    """Answer to `DescribeBoard`, and to `ReadBoard` with the words as payload or in ``memory``."""
 
     type: Literal["board"] = "board"
     location: str
@@ -130,6 +149,7 @@ class BoardEntry(_Message):
     partition: str
     daq_version: str
     facts: dict[str, HeaderValue]
+    memory: MemoryPlace | None = None
 
 
 class Problem(_Message):
@@ -145,6 +165,7 @@ Message = (
     ListImages
     | DescribeBoard
     | ReadBoard
+    | BoardTaken
     | Listen
     | Listening
     | ImageEntry

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from threading import Lock
-from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +14,7 @@ from platevault.ports.readout import BoardDescription
 from platevault.sim.delivery import rearranged
 from platevault.sim.pixels import PixelRecipe, board_words, stripe_words
 from platevault.sim.replay import ReplayedPlanes
+from platevault.sim.shared_memory import SharedBlocks, SharedPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,31 +76,6 @@ class BoardSource:
         )
 
 
-class _Memory:
-    """Memory that is used again once nobody looks at it: fresh pages cost more than pixels."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._free: list[memoryview] = []
-        # Memory comes back in any thread at any moment, so without a lock.
-        self._back: deque[memoryview] = deque()
-
-    def take(self, size_bytes: int) -> NDArray[np.uint8]:
-        """Give ``size_bytes`` bytes of any content; they come back with their last view."""
-        while self._back:
-            self._free.append(self._back.popleft())
-        part = next((one for one in self._free if len(one) == size_bytes), None)
-        if part is None:
-            part = memoryview(bytearray(size_bytes))
-        self._free = [one for one in self._free if one is not part]
-        while sum(len(one) for one in self._free) > self._limit_bytes:
-            del self._free[0]
-        # Views of this array keep it alive, since what it stands on is no array.
-        taken = np.frombuffer(part, np.uint8)
-        finalize(taken, self._back.append, part).atexit = False
-        return taken
-
-
 class BoardCache:
     """Words of boards that were read last, within a bound of bytes; safe in any thread.
 
@@ -113,7 +87,7 @@ class BoardCache:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._memory = _Memory(limit_bytes)
+        self._memory = SharedBlocks(limit_bytes)
         self._held: dict[tuple[str, str], NDArray[np.uint8]] = {}
         self._lock = Lock()
 
@@ -143,12 +117,14 @@ class BoardCache:
             return into[: len(held)]
         if into is not None:
             return source.words(into)
-        with self._lock:
-            memory = self._memory.take(source.description.size_bytes)
-        made = source.words(memory)
+        made = source.words(self._memory.take(source.description.size_bytes))
         made.flags.writeable = False
         self._keep(key, made)
         return made
+
+    def place_of(self, words: NDArray[np.uint8]) -> SharedPlace | None:
+        """Tell where other processes find the words while the array is held, if they can."""
+        return self._memory.place_of(words)
 
     def forget(self, image: str) -> None:
         """Drop the boards of an image."""

@@ -11,6 +11,7 @@ import structlog
 
 from platevault.domain.daq_protocol import (
     BoardEntry,
+    BoardTaken,
     DescribeBoard,
     ImageEntry,
     ImageList,
@@ -18,6 +19,7 @@ from platevault.domain.daq_protocol import (
     Listening,
     ListImages,
     MalformedFrameError,
+    MemoryPlace,
     Message,
     Problem,
     ProblemCode,
@@ -238,9 +240,22 @@ class DaqServer:
             watching.cancel()
         if isinstance(admitted, PlatevaultError):
             raise admitted
-        entry = encode_message(_board_entry(admitted.description))
+        told = _board_entry(admitted.description)
         async with self._boards:
             delivery = await readout.deliver(admitted)
+            place = None
+            if question.shared and not delivery.broken:
+                place = self._devices[question.partition].cache.place_of(delivery.data)
+            if place is not None:
+                memory = MemoryPlace(
+                    path=place.path,
+                    offset_bytes=place.offset_bytes,
+                    size_bytes=len(delivery.data),
+                )
+                await self._send(frames, request, told.model_copy(update={"memory": memory}))
+                await self._until_taken(frames)
+                return
+            entry = encode_message(told)
             await frames.send(
                 request,
                 entry,
@@ -250,6 +265,14 @@ class DaqServer:
             )
         if delivery.broken:
             raise ReadoutUnavailableError("The connection breaks as it was told to")
+
+    async def _until_taken(self, frames: FrameSocket) -> None:
+        async with asyncio.timeout(self._send_within_s):
+            frame = await frames.next_frame()
+        if frame is None:
+            raise ConnectionResetError("The other end closed with a board in hand")
+        if not isinstance(decode_message(frame.control), BoardTaken):
+            raise MalformedFrameError("The board of the last question is not taken yet")
 
     async def _send_announcements(
         self, frames: FrameSocket, request: int, question: Listen

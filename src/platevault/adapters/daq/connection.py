@@ -75,6 +75,21 @@ class DaqConnection:
             return True
         return True
 
+    @property
+    def same_host(self) -> bool:
+        """The other end is on this host."""
+        try:
+            return bool(self._socket.getpeername()[0] == self._socket.getsockname()[0])
+        except OSError:
+            return False
+
+    async def tell(self, message: Message, *, within_s: float) -> None:
+        """Send what has no reply; errors as for `ask`."""
+        head = encode_head(self._requests, encode_message(message))
+        with translated_errors():
+            async with asyncio.timeout(within_s):
+                await asyncio.get_running_loop().sock_sendall(self._socket, head)
+
     async def ask(self, question: Message, *, within_s: float) -> tuple[Message, int]:
         """Send a request and give the reply and the size of its payload [byte].
 

@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import mmap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from platevault.adapters.daq.connection import DaqConnection
+from platevault.adapters.daq.shared_memory import MemoryUnreachableError, copy_from_memory
 from platevault.domain.daq_protocol import (
     BoardEntry,
+    BoardTaken,
     DescribeBoard,
     ImageEntry,
     ImageList,
     Listen,
     Listening,
     ListImages,
+    MemoryPlace,
     Message,
     Problem,
     ProblemCode,
@@ -36,6 +40,7 @@ from platevault.ports.readout import (
     ReadoutUnavailableError,
 )
 
+_log = structlog.get_logger(__name__)
 ReplyT = TypeVar("ReplyT", ImageList, BoardEntry, Listening, ImageEntry)
 
 
@@ -61,6 +66,9 @@ class DaqReadout:
         Limits of a connect and of a reply [s]; a reply may wait for pixels to be made.
     idle_within_s
         Limit of a pause within a payload [s].
+    shared_memory
+        Take words out of the memory of a store on this host, if it offers that, instead of
+        receiving them.
     """
 
     def __init__(
@@ -73,6 +81,7 @@ class DaqReadout:
         connect_within_s: float = 5.0,
         reply_within_s: float = 30.0,
         idle_within_s: float = 10.0,
+        shared_memory: bool = True,
     ) -> None:
         self._host = host
         self._port = port
@@ -80,6 +89,7 @@ class DaqReadout:
         self._connect_within_s = connect_within_s
         self._reply_within_s = reply_within_s
         self._idle_within_s = idle_within_s
+        self._shared_memory = shared_memory
         self._slots = asyncio.Semaphore(connections)
         self._idle: list[DaqConnection] = []
         self._closed = False
@@ -146,27 +156,23 @@ class DaqReadout:
         ):
             raise UsageError("Buffer is not contiguous bytes", dtype=str(into.dtype))
         async with self._connection() as connection:
-            question = ReadBoard(partition=self._partition, image=image, location=location)
-            reply, payload_bytes = await self._ask(connection, question, BoardEntry)
-            description = _description(reply)
-            size = description.size_bytes
-            if payload_bytes > size:
-                raise ReadoutUnavailableError(
-                    "More words come than the registers say",
-                    size_bytes=payload_bytes,
-                    expected=size,
+            try:
+                data, description, arrived = await self._read(
+                    connection, image, location, into, shared=self._shared_memory
                 )
-            if into is not None and len(into) < size:
-                raise UsageError("Buffer is smaller than the board", size=len(into), expected=size)
-            data = _page_aligned(size) if into is None else into[:size]
-            await connection.receive_into(data[:payload_bytes].data, within_s=self._idle_within_s)
-        if payload_bytes != size:
+            except MemoryUnreachableError as error:
+                _log.warning("Boards are received, not shared", problem=str(error))
+                self._shared_memory = False
+                data, description, arrived = await self._read(
+                    connection, image, location, into, shared=False
+                )
+        if arrived != description.size_bytes:
             raise MalformedPixelsError(
                 "Board has fewer words than its registers say",
                 image=image,
                 location=location,
-                size_bytes=payload_bytes,
-                expected=size,
+                size_bytes=arrived,
+                expected=description.size_bytes,
             )
         return BoardPixels(
             data=data,
@@ -175,6 +181,44 @@ class DaqReadout:
             registers=description.registers,
             channels=description.channels,
         )
+
+    async def _read(
+        self,
+        connection: DaqConnection,
+        image: str,
+        location: str,
+        into: NDArray[np.uint8] | None,
+        *,
+        shared: bool,
+    ) -> tuple[NDArray[np.uint8], BoardDescription, int]:
+        """Give the buffer, what the DAQ says of the board, and how many bytes arrived."""
+        question = ReadBoard(
+            partition=self._partition,
+            image=image,
+            location=location,
+            shared=shared and connection.same_host,
+        )
+        reply, payload_bytes = await self._ask(connection, question, BoardEntry)
+        description = _description(reply)
+        size = description.size_bytes
+        arrived = payload_bytes if reply.memory is None else reply.memory.size_bytes
+        if arrived > size:
+            raise ReadoutUnavailableError(
+                "More words come than the registers say", size_bytes=arrived, expected=size
+            )
+        if into is not None and len(into) < size:
+            raise UsageError("Buffer is smaller than the board", size=len(into), expected=size)
+        data = _page_aligned(size) if into is None else into[:size]
+        if reply.memory is None:
+            await connection.receive_into(data[:arrived].data, within_s=self._idle_within_s)
+            return data, description, arrived
+        try:
+            await _in_thread(copy_from_memory, reply.memory, data[:arrived].data)
+        except MemoryUnreachableError:
+            await connection.tell(BoardTaken(), within_s=self._reply_within_s)
+            raise
+        await connection.tell(BoardTaken(), within_s=self._reply_within_s)
+        return data, description, arrived
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[DaqConnection]:
@@ -265,6 +309,18 @@ def _description(entry: BoardEntry) -> BoardDescription:
         daq_version=entry.daq_version,
         facts=entry.facts,
     )
+
+
+async def _in_thread(
+    copy: Callable[[MemoryPlace, memoryview], None], place: MemoryPlace, into: memoryview
+) -> None:
+    copying = asyncio.get_running_loop().run_in_executor(None, copy, place, into)
+    try:
+        await asyncio.shield(copying)
+    except asyncio.CancelledError:
+        # The buffer is the caller's again only when nobody writes into it any more.
+        await asyncio.wait({copying})
+        raise
 
 
 def _page_aligned(size: int) -> NDArray[np.uint8]:

@@ -231,7 +231,9 @@ def _over_tcp(
                 await board(number, readout, buffer)
 
         async with (
-            DaqReadout(host="127.0.0.1", port=emulator.port, partition=PARTITION) as readout,
+            DaqReadout(
+                host="127.0.0.1", port=emulator.port, partition=PARTITION, shared_memory=False
+            ) as readout,
             asyncio.TaskGroup() as group,
         ):
             for number, buffer in enumerate(buffers):
@@ -272,7 +274,9 @@ def _latency(
 
     async def expose() -> None:
         async with (
-            DaqReadout(host="127.0.0.1", port=emulator.port, partition=PARTITION) as readout,
+            DaqReadout(
+                host="127.0.0.1", port=emulator.port, partition=PARTITION, shared_memory=False
+            ) as readout,
             FitsImageWriter(sync=SyncPolicy.RAMDISK) as writer,
         ):
             for number in range(_LATENCIES):

@@ -151,5 +151,7 @@ class Observatory:
             await self._say(seeing_monitor(self._weather.at(now_tai), now_tai))
 
     async def _say(self, sayings: Iterable[Said]) -> None:
-        for said in sayings:
-            await self._announcer.say(said)
+        # All of one moment together: a broker takes as long for ten samples as for one.
+        async with asyncio.TaskGroup() as group:
+            for said in sayings:
+                group.create_task(self._announcer.say(said), name=f"say-{said.topic}")

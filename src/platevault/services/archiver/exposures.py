@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from platevault.ports.clock import Clock
 from platevault.ports.file_ledger import ConflictingExposureError, FileLedger
 from platevault.ports.leases import Leases
 from platevault.ports.work_queue import QueueUnavailableError, WorkQueue
+from platevault.runtime.limits import ungrouped
 from platevault.runtime.steps import Steps
 from platevault.services.archiver.controller_link import ControllerLink, ControllerSilentError
 from platevault.services.archiver.forwarder_pool import ForwarderPool
@@ -198,33 +200,38 @@ class ExposureDesk:
         catch_up: bool = False,
     ) -> None:
         """Put boards into the work queue, live ones before those of catch-up."""
-        exposure = record.exposure
         # By this clock, not the camera's: a skew between them must not cost the header.
         header_due_tai = self._clock.now_tai() + settings.header_timeout_s
-        for board in boards:
-            order = EndReadout(
-                camera=self._camera.name,
-                image=exposure.image,
-                board=board.location,
-                sensors=tuple(name for name in board.detectors if name in exposure.sensors),
-                target_dir=record.target_dir,
-                reply_queue=self._reply_queue,
-                end_readout_tai=end_tai,
-                header_due_tai=header_due_tai,
-                catch_up=catch_up,
-            )
-            priority = PRIORITY_CATCH_UP if catch_up else PRIORITY_LIVE
-            await self._queue.send(work_queue(self._camera.name), order, priority=priority)
-            self._observer.board_sent(
-                self._camera.name, exposure.image, board.location, catch_up=catch_up
-            )
-            await self._steps.reached("board_sent", f"{exposure.image}:{board.location}")
-            _keep(
-                self._sent,
-                (exposure.image, board.location),
-                self._clock.now_tai(),
-                _REMEMBERED_BOARDS,
-            )
+        # Together: a broker confirms many messages in the time of one.
+        with ungrouped():
+            async with asyncio.TaskGroup() as tasks:
+                for board in boards:
+                    order = EndReadout(
+                        camera=self._camera.name,
+                        image=record.exposure.image,
+                        board=board.location,
+                        sensors=tuple(
+                            name for name in board.detectors if name in record.exposure.sensors
+                        ),
+                        target_dir=record.target_dir,
+                        reply_queue=self._reply_queue,
+                        end_readout_tai=end_tai,
+                        header_due_tai=header_due_tai,
+                        catch_up=catch_up,
+                    )
+                    tasks.create_task(self._send_board(order), name=f"send-{board.location}")
+
+    async def _send_board(self, order: EndReadout) -> None:
+        await self._queue.send(
+            work_queue(self._camera.name),
+            order,
+            priority=PRIORITY_CATCH_UP if order.catch_up else PRIORITY_LIVE,
+        )
+        self._observer.board_sent(
+            self._camera.name, order.image, order.board, catch_up=order.catch_up
+        )
+        await self._steps.reached("board_sent", f"{order.image}:{order.board}")
+        _keep(self._sent, (order.image, order.board), self._clock.now_tai(), _REMEMBERED_BOARDS)
 
     def sent_tai(self, image: str, board: str) -> float | None:
         """Tell when a board was sent out by this process [s, TAI]; ``None`` if it was not."""

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from platevault.domain.camera import InvalidCameraError
+from platevault.compose.cameras import load_camera
+from platevault.domain.camera import Camera, InvalidCameraError
 from platevault.domain.errors import UsageError
 from platevault.domain.wire import (
     ReadoutRegisters,
     StripeLayout,
     WordPacking,
     board_bytes,
+    largest_board_bytes,
     registers_of,
 )
 from platevault.ports.readout import ImageAnnouncement, ImageIncompleteError, ImageMissingError
@@ -459,3 +461,12 @@ async def test_a_read_that_is_given_up_ends_when_nobody_writes_into_its_buffer()
         held.go_on.set()
     assert reading.cancelled()
     assert buffer.any()
+
+
+@pytest.mark.parametrize("camera", [tiny_camera(), load_camera("lsstcam")])
+def test_no_board_is_larger_than_the_largest(camera: Camera) -> None:
+    daq = SimDaq(camera=camera)
+    daq.trigger("a", recipe=BIAS)
+    daq.step(10.0)
+    sizes = [daq.source("a", board.location).description.size_bytes for board in camera.boards]
+    assert max(sizes) == largest_board_bytes(camera)

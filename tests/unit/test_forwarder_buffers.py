@@ -55,3 +55,15 @@ def test_no_more_are_kept_than_asked_for() -> None:
     buffers.give_back(two)
     assert buffers.take(10) is one
     assert buffers.take(10) is not two
+
+
+def test_prepared_buffers_are_ready_and_no_more_than_asked_for() -> None:
+    buffers = BoardBuffers(count=2)
+    lent = buffers.take(10)
+    buffers.give_back(lent)
+    buffers.prepare(100)
+    assert buffers.take(5) is lent
+    ready = buffers.take(80)
+    assert len(ready) == 100
+    assert ready.ctypes.data % mmap.PAGESIZE == 0
+    assert len(buffers.take(80)) == 80

@@ -16,7 +16,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from platevault.domain.camera import DetectorType
+from platevault.domain.camera import Camera, DetectorType
 from platevault.domain.errors import PermanentError
 
 
@@ -131,3 +131,16 @@ def board_bytes(
     total = sum(channels)
     stripe = total * 4 if packing is WordPacking.INT32 else (total * 18 + 7) // 8
     return stripe * registers.samples
+
+
+def largest_board_bytes(camera: Camera) -> int:
+    """Compute the size of the largest board of a camera in a full-frame readout [byte]."""
+    boards = ([camera.detector_by_name[name] for name in one.detectors] for one in camera.boards)
+    return max(
+        board_bytes(
+            registers_of(detectors[0].type),
+            tuple(len(detector.type.amplifiers) for detector in detectors),
+            WordPacking.INT32,
+        )
+        for detectors in boards
+    )

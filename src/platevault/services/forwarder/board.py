@@ -20,7 +20,7 @@ from platevault.domain.inventory import AttemptRecord, FileRecord
 from platevault.domain.lifecycles import Destination, FileState
 from platevault.domain.messages import EndReadout
 from platevault.domain.places import board_lease
-from platevault.domain.wire import MalformedPixelsError
+from platevault.domain.wire import MalformedPixelsError, largest_board_bytes
 from platevault.ports.clock import Clock
 from platevault.ports.file_ledger import (
     Change,
@@ -142,6 +142,10 @@ class BoardWork:
         self._buffers = BoardBuffers(count=concurrency)
         self._writing = asyncio.Semaphore(concurrency)
         self._turns = itertools.count(1)
+
+    def prepare(self) -> None:
+        """Take the memory for the largest board of the cameras; it takes a moment."""
+        self._buffers.prepare(max(map(largest_board_bytes, self._cameras.values()), default=0))
 
     async def do(self, message: EndReadout) -> None:
         """Bring every sensor of a board to its end; returning means that nothing more is due.

@@ -175,6 +175,7 @@ class Forwarder:
 
     async def run(self, stop: StopToken, ready: Callable[[], None]) -> None:
         """Be present and work until the stop; boards in hand are finished."""
+        await asyncio.to_thread(self._boards.prepare)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._live(stop), name=f"{self._name}-presence")

@@ -65,15 +65,28 @@ def test_a_ratio_is_judged_by_its_floor(value: float, verdict: str) -> None:
     assert Ratio("x", value).verdict == ""
 
 
+@pytest.mark.parametrize(("value", "verdict"), [(10.0, "reached"), (10.01, "MISSED")])
+def test_a_ratio_is_judged_by_its_ceiling(value: float, verdict: str) -> None:
+    ratio = Ratio("x", value, ceiling=10)
+    assert (ratio.limit, ratio.verdict) == ("at most 10", verdict)
+
+
 def test_a_report_is_written_as_page_and_json(tmp_path: Path) -> None:
     case = a_case((1.0, 0.0))
-    report = Report("Title", "Intro.", [Ratio("a / b", 12.0, 10)], [case], case, ["Note."])
+    ratios = [Ratio("a / b", 12.0, 10), Ratio("c, ms", 1.5, ceiling=2), Ratio("d", 3.0)]
+    report = Report("Title", "Intro.", ratios, [case], case, ["Note."])
     write(report, "pixels", tmp_path, {"processor": "x|y"})
     page = (tmp_path / "pixels.md").read_text()
     assert "| a / b | 12 | 10 | reached |" in page
+    assert "| c, ms | 1.5 | at most 2 | reached |" in page
+    assert "| d | 3 |  |  |" in page
     assert "| processor | x/y |" in page
     found = json.loads((tmp_path / "pixels.json").read_text())
-    assert found["ratios"] == [{"name": "a / b", "value": 12.0, "floor": 10}]
+    assert found["ratios"] == [
+        {"name": "a / b", "value": 12.0, "floor": 10, "ceiling": None},
+        {"name": "c, ms", "value": 1.5, "floor": None, "ceiling": 2},
+        {"name": "d", "value": 3.0, "floor": None, "ceiling": None},
+    ]
 
 
 @pytest.mark.parametrize("content", list(CONTENTS))

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from platevault.adapters.memory.sample_bus import MemorySampleBus
 from platevault.domain.samples import Sample, TopicSchema
-from platevault.ports.sample_bus import Gap, SampleBus
+from platevault.ports.sample_bus import Gap, History, SampleBus
 from platevault.testing.clocks import SteppedClock
 from platevault.testing.sample_bus_contract import (
     QUEUE_LIMIT,
@@ -26,10 +26,15 @@ RECORD_LIMIT = 50
 
 
 class TestMemorySampleBus(SampleBusContract):
+    recalls = True
+
     @pytest.fixture
     def bus(self) -> SampleBus:
         return MemorySampleBus(
-            clock=SteppedClock(), queue_limit=QUEUE_LIMIT, record_limit=RECORD_LIMIT
+            clock=SteppedClock(),
+            queue_limit=QUEUE_LIMIT,
+            record_limit=RECORD_LIMIT,
+            recall_limit=10,
         )
 
     @override
@@ -44,6 +49,18 @@ class TestMemorySampleBus(SampleBusContract):
     async def retained_raw(self, bus: SampleBus, topic: TopicSchema) -> list[Sample]:
         assert isinstance(bus, MemorySampleBus)
         return list(bus._latest[topic.component, topic.sal_name].values())
+
+    async def test_what_is_too_old_or_too_much_is_not_recalled(self) -> None:
+        clock = SteppedClock()
+        bus = MemorySampleBus(clock=clock, recall_limit=3)
+        topic = contract_topic("temperature")
+        for sequence in range(1, 6):
+            await bus.publish(contract_sample(sequence, topic=topic))
+            await clock.advance(10.0)
+        for recall_s, wanted in ((0.0, []), (25.0, [4, 5]), (600.0, [3, 4, 5])):
+            async with bus.subscribe([topic], history=History.LATEST, recall_s=recall_s) as samples:
+                got = [(await anext(samples)).sequence for _ in range(samples.past_left)]
+            assert got == wanted
 
     async def test_what_an_absent_group_cannot_keep_is_a_gap(self, bus: SampleBus) -> None:
         topic = contract_topic()

@@ -32,6 +32,8 @@ pytestmark = pytest.mark.servers
 
 
 class TestKafkaSampleBus(SampleBusContract):
+    recalls = True
+
     @pytest.fixture
     async def bus(
         self, kafka_settings: KafkaSettings, schema_registry: SchemaRegistryServer

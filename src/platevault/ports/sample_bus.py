@@ -53,6 +53,23 @@ class Gap:
     last: int
 
 
+class Subscription(Protocol):
+    """What a subscriber has not taken yet, oldest first: the past, then live samples."""
+
+    @property
+    def past_left(self) -> int:
+        """How many samples of the past were not taken yet; 0 without history.
+
+        These are at hand: taking them waits for no other.
+        """
+
+    def __aiter__(self) -> AsyncIterator[Sample]:
+        """Iterate samples as they come."""
+
+    async def __anext__(self) -> Sample:
+        """Give the next sample; a cancelled wait loses nothing."""
+
+
 class Recording(Protocol):
     """A place in a durable group."""
 
@@ -80,13 +97,22 @@ class SampleBus(Protocol):
         """
 
     def subscribe(
-        self, topics: Collection[TopicSchema], *, history: History, sal_index: int = 0
-    ) -> AbstractAsyncContextManager[AsyncIterator[Sample]]:
+        self,
+        topics: Collection[TopicSchema],
+        *,
+        history: History,
+        sal_index: int = 0,
+        recall_s: float = 0.0,
+    ) -> AbstractAsyncContextManager[Subscription]:
         """Receive samples of ``sal_index``, 0 for all.
 
         With `History.LATEST` entering completes once the past is in hand; then at most one sample
         per key, the newest still retained, then live ones, nothing lost or repeated at the seam.
         Absence means "unknown": a transport may forget a writer that is gone.
+
+        With ``recall_s`` the past is more: every event and every sample of telemetry that the
+        transport took within the last ``recall_s`` [s], by its own time, as far as it keeps them.
+        Some keep none.
         """
 
     def record(

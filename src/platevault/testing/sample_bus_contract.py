@@ -18,6 +18,7 @@ from platevault.ports.sample_bus import (
     Recording,
     SampleBus,
     SubscriberOverflowError,
+    Subscription,
 )
 
 #: Longest wait for anything in this suite [s, machine].
@@ -100,8 +101,11 @@ def contract_sample(
 class SampleBusContract(ABC):
     """Subclass it in a test and give a ``bus`` fixture and the two accessors that bypass the bus.
 
-    The bus must have a subscriber queue of `QUEUE_LIMIT`.
+    The bus must have a subscriber queue of `QUEUE_LIMIT`, and keep ten samples if it `recalls`.
     """
+
+    #: Whether the transport keeps more of the past than the newest event of each key.
+    recalls: bool = False
 
     @abstractmethod
     async def put_raw(self, bus: SampleBus, sample: Sample) -> None:
@@ -232,6 +236,64 @@ class SampleBusContract(ABC):
         numbers = [sample.sequence for sample in got]
         assert numbers == list(range(numbers[0], last + 1))
 
+    async def test_it_is_told_where_the_past_ends(self, bus: SampleBus) -> None:
+        for index in (1, 2, 3):
+            await bus.publish(contract_sample(5, sal_index=index))
+        async with bus.subscribe([contract_topic()], history=History.LATEST) as samples:
+            await bus.publish(contract_sample(6))
+            past = []
+            while samples.past_left:
+                past.append((await _next(samples)).sequence)
+            then = await _next(samples)
+            assert samples.past_left == 0
+        assert (past, then.sequence) == ([5, 5, 5], 6)
+
+    async def test_the_past_is_taken_without_waiting(self, bus: SampleBus) -> None:
+        for index in (1, 2, 3):
+            await bus.publish(contract_sample(5, sal_index=index))
+        others_had_a_turn = asyncio.Event()
+        async with bus.subscribe([contract_topic()], history=History.LATEST) as samples:
+            asyncio.get_running_loop().call_soon(others_had_a_turn.set)
+            for _ in range(samples.past_left):
+                await anext(samples)
+            assert not others_had_a_turn.is_set()
+
+    @pytest.mark.parametrize("history", History)
+    async def test_without_a_past_none_is_told(self, bus: SampleBus, history: History) -> None:
+        topic = contract_topic("temperature")
+        async with bus.subscribe([topic], history=history) as samples:
+            assert samples.past_left == 0
+            await bus.publish(contract_sample(1, topic=topic))
+            await _next(samples)
+            assert samples.past_left == 0
+
+    async def test_what_the_transport_keeps_is_recalled_in_order(self, bus: SampleBus) -> None:
+        event, telemetry = contract_topic(), contract_topic("temperature")
+        for sequence in (1, 2, 3):
+            for topic in (event, telemetry):
+                await bus.publish(contract_sample(sequence, topic=topic))
+            await bus.publish(contract_sample(sequence, sal_index=2))
+        async with bus.subscribe(
+            [event, telemetry], history=History.LATEST, sal_index=1, recall_s=600.0
+        ) as samples:
+            past = await _take(samples, samples.past_left)
+            await bus.publish(contract_sample(4, topic=telemetry))
+            then = await _next(samples)
+        told = {
+            topic.sal_name: [one.sequence for one in past if one.topic == topic]
+            for topic in (event, telemetry)
+        }
+        recalled = {event.sal_name: [1, 2, 3], telemetry.sal_name: [1, 2, 3]}
+        assert told == (recalled if self.recalls else {event.sal_name: [3], telemetry.sal_name: []})
+        assert {one.sal_index for one in past} == {1}
+        assert then.sequence == 4
+
+    async def test_commands_are_not_recalled(self, bus: SampleBus) -> None:
+        topic = contract_topic("command_store")
+        await bus.publish(contract_sample(1, topic=topic))
+        async with bus.subscribe([topic], history=History.LATEST, recall_s=600.0) as samples:
+            assert samples.past_left == 0
+
     # Slow and cancelled subscribers
 
     async def test_a_slow_subscriber_overflows_alone(self, bus: SampleBus) -> None:
@@ -361,7 +423,7 @@ class SampleBusContract(ABC):
 
 def _live(
     bus: SampleBus, topics: Collection[TopicSchema]
-) -> AbstractAsyncContextManager[AsyncIterator[Sample]]:
+) -> AbstractAsyncContextManager[Subscription]:
     return bus.subscribe(topics, history=History.NONE)
 
 

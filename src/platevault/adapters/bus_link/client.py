@@ -29,6 +29,7 @@ from platevault.ports.sample_bus import (
     Recording,
     SampleBus,
     SubscriberOverflowError,
+    Subscription,
 )
 
 #: Longest wait for an answer of the lending process [s].
@@ -58,7 +59,7 @@ class LinkedSampleBus(SampleBus, AbstractAsyncContextManager["LinkedSampleBus", 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._numbers = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[None]] = {}
+        self._answers: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._queues: dict[int, asyncio.Queue[Mapping[str, Any] | None]] = {}
         self._overflowed: set[int] = set()
         self._writer: asyncio.StreamWriter | None = None
@@ -105,23 +106,29 @@ class LinkedSampleBus(SampleBus, AbstractAsyncContextManager["LinkedSampleBus", 
     @override
     @asynccontextmanager
     async def subscribe(
-        self, topics: Collection[TopicSchema], *, history: History, sal_index: int = 0
-    ) -> AsyncIterator[AsyncIterator[Sample]]:
+        self,
+        topics: Collection[TopicSchema],
+        *,
+        history: History,
+        sal_index: int = 0,
+        recall_s: float = 0.0,
+    ) -> AsyncIterator[Subscription]:
         number = next(self._numbers)
         self._queues[number] = asyncio.Queue(_QUEUE_LIMIT + 1)
         schemas = {(topic.component, topic.sal_name): topic for topic in topics}
         try:
-            await self._ask(
+            answer = await self._ask(
                 {
                     "op": "subscribe",
                     "id": number,
                     "topics": list(schemas),
                     "history": history.name,
                     "sal_index": sal_index,
+                    "recall_s": recall_s,
                 },
                 number,
             )
-            yield self._samples(number, schemas)
+            yield _Borrowed(self._samples(number, schemas), past=int(answer["past"]))
         finally:
             del self._queues[number]
             self._overflowed.discard(number)
@@ -147,16 +154,16 @@ class LinkedSampleBus(SampleBus, AbstractAsyncContextManager["LinkedSampleBus", 
             if number in self._overflowed and queue.empty():
                 raise SubscriberOverflowError("The subscriber was too slow", limit=_QUEUE_LIMIT)
 
-    async def _ask(self, content: Mapping[str, Any], number: int) -> None:
+    async def _ask(self, content: Mapping[str, Any], number: int) -> Mapping[str, Any]:
         if self._writer is None or self._writer.is_closing():
             raise BusUnavailableError("The process that lent its bus is gone")
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
         try:
             self._writer.write(encode_line(content))
             await self._writer.drain()
             async with asyncio.timeout(_ANSWER_S):
-                await answer
+                return await answer
         except (TimeoutError, OSError) as error:
             raise BusUnavailableError("The process that lent its bus does not answer") from error
         finally:
@@ -190,4 +197,27 @@ class LinkedSampleBus(SampleBus, AbstractAsyncContextManager["LinkedSampleBus", 
             return
         answer = self._answers.get(number)
         if answer is not None and not answer.done():
-            answer.set_result(None)
+            answer.set_result(content)
+
+
+class _Borrowed(Subscription):
+    """Samples of a lent subscription, of which the first ``past`` are of the past."""
+
+    def __init__(self, samples: AsyncIterator[Sample], *, past: int) -> None:
+        self._samples = samples
+        self._past_left = past
+
+    @property
+    @override
+    def past_left(self) -> int:
+        return self._past_left
+
+    @override
+    def __aiter__(self) -> AsyncIterator[Sample]:
+        return self
+
+    @override
+    async def __anext__(self) -> Sample:
+        sample = await anext(self._samples)
+        self._past_left = max(0, self._past_left - 1)
+        return sample

@@ -134,9 +134,12 @@ class _Borrower:
     async def _follow(self, number: int, content: Mapping[str, Any]) -> None:
         topics = [self._resolve(str(part[0]), str(part[1])) for part in content["topics"]]
         async with self._bus.subscribe(
-            topics, history=History[content["history"]], sal_index=int(content["sal_index"])
+            topics,
+            history=History[content["history"]],
+            sal_index=int(content["sal_index"]),
+            recall_s=float(content["recall_s"]),
         ) as samples:
-            await self._send({"op": "subscribed", "id": number})
+            await self._send({"op": "subscribed", "id": number, "past": samples.past_left})
             async for sample in samples:
                 await self._send({"op": "sample", "id": number, "sample": plain_sample(sample)})
 

@@ -137,8 +137,13 @@ class DdsSampleBus(SampleBus, AbstractAsyncContextManager["DdsSampleBus", None])
     @override
     @asynccontextmanager
     async def subscribe(
-        self, topics: Collection[TopicSchema], *, history: History, sal_index: int = 0
-    ) -> AsyncIterator[AsyncIterator[Sample]]:
+        self,
+        topics: Collection[TopicSchema],
+        *,
+        history: History,
+        sal_index: int = 0,
+        recall_s: float = 0.0,
+    ) -> AsyncIterator[Subscription]:
         subscription = Subscription(sal_index=sal_index, limit=self._settings.queue_limit)
         opened: list[Opened] = []
 

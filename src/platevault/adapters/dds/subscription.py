@@ -10,12 +10,13 @@ from typing_extensions import override
 
 from platevault.domain.errors import PlatevaultError
 from platevault.domain.samples import Sample
+from platevault.ports import sample_bus as ports
 from platevault.ports.sample_bus import SubscriberOverflowError
 
 _Key = tuple[str, str, int]
 
 
-class Subscription(AsyncIterator[Sample]):
+class Subscription(AsyncIterator[Sample], ports.Subscription):
     """Samples from the receiving thread to a task; a cancelled ``anext`` loses nothing.
 
     At first the newest sample of each key is gathered, which is the past; after `go_live` every
@@ -34,12 +35,17 @@ class Subscription(AsyncIterator[Sample]):
         self._limit = limit
         self._past: dict[_Key, Sample] | None = {}
         self._waiting: deque[Sample] = deque()
-        self._live = 0
+        self._past_left = 0
         self._overflowed = False
         self._failure: PlatevaultError | None = None
         self._closed = False
         self._news = asyncio.Event()
         self.gathered = 0
+
+    @property
+    @override
+    def past_left(self) -> int:
+        return self._past_left
 
     def offer(self, sample: Sample, written_ns: int) -> None:  # noqa: ARG002 - as any target
         """Take a sample; in the receiving thread."""
@@ -63,6 +69,7 @@ class Subscription(AsyncIterator[Sample]):
             # More keys than the limit are no overflow: nobody has been slow yet.
             self._limit += len(past)
             self._waiting.extend(past.values())
+            self._past_left = len(past)
 
     def wake(self) -> None:
         """Look at what was taken."""
@@ -85,6 +92,7 @@ class Subscription(AsyncIterator[Sample]):
             if self._closed:
                 raise StopAsyncIteration
             if self._waiting:
+                self._past_left = max(0, self._past_left - 1)
                 return self._waiting.popleft()
             if self._overflowed:
                 raise SubscriberOverflowError(

@@ -25,8 +25,8 @@ from platevault.domain.samples import Sample, TopicKind, TopicSchema
 
 #: Of samples that cannot be read, the first and then each of so many is logged.
 _LOG_EVERY = 100
-#: Kinds of which a late sample of older date is dropped.
-_DATED = frozenset({TopicKind.EVENT, TopicKind.TELEMETRY})
+#: Kinds of which a late sample of older date is dropped, and that may be recalled.
+DATED = frozenset({TopicKind.EVENT, TopicKind.TELEMETRY})
 
 #: Gives the offsets of the oldest message of a topic and after its newest.
 ReachOf = Callable[[str], Awaitable[tuple[int, int]]]
@@ -42,11 +42,14 @@ class _Past:
     ----------
     end
         Offset of the first message that is not of the past.
+    recalled
+        Offset from which every message is wanted, not only the newest of each key.
     by_key
         Offsets and values.
     """
 
     end: int
+    recalled: int
     by_key: dict[bytes, list[tuple[int, bytes]]] = field(default_factory=dict)
 
 
@@ -94,6 +97,8 @@ class TopicReader:
         Offset from which each topic is read.
     past_ends
         Topics of which the past is wanted, with the offset at which it ends.
+    recalled
+        Topics of which all is wanted, with the offset from which on.
     consumer
         Assigned already.
     reach
@@ -111,6 +116,7 @@ class TopicReader:
         sal_index: int,
         first: Mapping[str, int],
         past_ends: Mapping[str, int],
+        recalled: Mapping[str, int],
         consumer: ThreadedConsumer,
         reach: ReachOf,
         subscription: Subscription,
@@ -119,7 +125,7 @@ class TopicReader:
         self._topics = topics
         self._sal_index = sal_index
         self._next = dict(first)
-        self._pasts = {name: _Past(end) for name, end in past_ends.items()}
+        self._pasts = {name: _Past(end, recalled.get(name, end)) for name, end in past_ends.items()}
         self._reach = reach
         self._pump = MessagePump(consumer, at_once=self._take_at_once)
         self._subscription = subscription
@@ -225,30 +231,34 @@ class TopicReader:
     async def _finish_past(self, name: str) -> None:
         past = self._pasts[name]
         newest: dict[int, tuple[int, Sample]] = {}
+        found: dict[int, Sample] = {}
         for messages in past.by_key.values():
-            found = await self._newest_readable(name, messages)
-            if found is not None:
-                index = found[1].sal_index
-                if index not in newest or newest[index][0] < found[0]:
-                    newest[index] = found
-        samples = [sample for _, sample in sorted(newest.values(), key=lambda pair: pair[0])]
-        for sample in samples:
-            self._newest[name, sample.sal_index] = sample
+            for offset, sample in await self._readable(name, messages, past.recalled):
+                index = sample.sal_index
+                if offset >= past.recalled:
+                    found[offset] = sample
+                if index not in newest or newest[index][0] < offset:
+                    newest[index] = offset, sample
+        found.update(newest.values())
         self._subscription.put_past(
-            sample for sample in samples if self._sal_index in {0, sample.sal_index}
+            sample for _, sample in sorted(found.items()) if self._is_news(name, sample)
         )
         del self._pasts[name]
         if not self._pasts:
             self.past_complete.set()
 
-    async def _newest_readable(
-        self, name: str, messages: Sequence[tuple[int, bytes]]
-    ) -> tuple[int, Sample] | None:
+    async def _readable(
+        self, name: str, messages: Sequence[tuple[int, bytes]], recalled: int
+    ) -> list[tuple[int, Sample]]:
+        """Give all that is recalled, or else the newest, of one key."""
+        found: list[tuple[int, Sample]] = []
         for offset, value in reversed(messages):
+            if found and offset < recalled:
+                break
             sample = await self._decoded(name, offset, value)
             if sample is not None:
-                return offset, sample
-        return None
+                found.append((offset, sample))
+        return found
 
     async def _decoded(self, name: str, offset: int, value: bytes) -> Sample | None:
         try:
@@ -260,7 +270,7 @@ class TopicReader:
     def _is_news(self, name: str, sample: Sample) -> bool:
         if self._sal_index not in {0, sample.sal_index}:
             return False
-        if sample.topic.kind not in _DATED:
+        if sample.topic.kind not in DATED:
             return True
         place = name, sample.sal_index
         last = self._newest.get(place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
@@ -23,7 +24,7 @@ from platevault.adapters.kafka.consumer import LIBRARY_LOG, ThreadedConsumer
 from platevault.adapters.kafka.errors import TopicMissingError
 from platevault.adapters.kafka.health import BusHealth, BusState, HealthBoard
 from platevault.adapters.kafka.outbox import Outbox
-from platevault.adapters.kafka.reader import TopicReader, first_offset
+from platevault.adapters.kafka.reader import DATED, TopicReader, first_offset
 from platevault.adapters.kafka.recorder import GROUP_OPTIONS, KafkaRecording
 from platevault.adapters.kafka.registry import RegistryUnavailableError, SchemaRegistryClient
 from platevault.adapters.kafka.schemas import REGISTRY, SchemaBook
@@ -40,6 +41,8 @@ BROKER = "broker"
 #: Longest wait for a sign of life, and time between looks while there is none [s].
 _PROBE_S = 3.0
 _PROBE_AGAIN_S = 0.5
+#: Messages of one topic that are recalled at most: 3 min at 100 Hz.
+_RECALL_LIMIT = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +199,13 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
     @override
     @asynccontextmanager
     async def subscribe(
-        self, topics: Collection[TopicSchema], *, history: History, sal_index: int = 0
-    ) -> AsyncIterator[AsyncIterator[Sample]]:
+        self,
+        topics: Collection[TopicSchema],
+        *,
+        history: History,
+        sal_index: int = 0,
+        recall_s: float = 0.0,
+    ) -> AsyncIterator[Subscription]:
         """See `SampleBus.subscribe`.
 
         Raises
@@ -208,7 +216,7 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
             Do not retry.
         """
         async with AsyncExitStack() as stack:
-            yield await self._subscribed(stack, topics, history, sal_index)
+            yield await self._subscribed(stack, topics, history, sal_index, recall_s)
 
     @override
     @asynccontextmanager
@@ -240,10 +248,15 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
         topics: Collection[TopicSchema],
         history: History,
         sal_index: int,
+        recall_s: float,
     ) -> Subscription:
         named = await self._directory.ensure(topics)
         ends = await self._directory.ends(named)
-        past = await self._past(named, ends) if history is History.LATEST else {}
+        past, recalled = {}, {}
+        if history is History.LATEST:
+            recalled = await self._recalled(named, ends, recall_s)
+            past = {**recalled, **await self._past(named, ends)}
+            past.update({name: min(past[name], offset) for name, offset in recalled.items()})
         options = self._settings.consumer(self._settings.group(f"live.{secrets.token_hex(6)}"))
         if past:
             options = {**options, "enable.partition.eof": "true"}
@@ -258,6 +271,7 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
             sal_index=sal_index,
             first=first,
             past_ends={name: ends[name] for name in past},
+            recalled=recalled,
             consumer=consumer,
             reach=self._directory.reach,
             subscription=subscription,
@@ -285,6 +299,21 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
             name: first_offset(events[name], start=start, end=ends[name], settings=self._settings)
             for name, start in starts.items()
             if start < ends[name]
+        }
+
+    async def _recalled(
+        self, named: Mapping[str, TopicSchema], ends: Mapping[str, int], recall_s: float
+    ) -> dict[str, int]:
+        """Give the offset of the first message to recall of each topic that has some."""
+        if recall_s <= 0:
+            return {}
+        told = [name for name, topic in named.items() if topic.kind in DATED and ends[name] > 0]
+        # Brokers and clients stamp messages with the time of their machines.
+        since_ms = time.time_ns() // 1_000_000 - int(recall_s * 1000)
+        return {
+            name: max(offset, ends[name] - _RECALL_LIMIT)
+            for name, offset in (await self._directory.since(told, since_ms)).items()
+            if 0 <= offset < ends[name]
         }
 
     async def _outlet(self, name: str, topic: TopicSchema) -> _Outlet:

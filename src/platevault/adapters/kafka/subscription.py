@@ -10,10 +10,11 @@ from typing_extensions import override
 
 from platevault.domain.errors import PlatevaultError
 from platevault.domain.samples import Sample
+from platevault.ports import sample_bus as ports
 from platevault.ports.sample_bus import SubscriberOverflowError
 
 
-class Subscription(AsyncIterator[Sample]):
+class Subscription(AsyncIterator[Sample], ports.Subscription):
     """Samples in order, the past first; a cancelled ``anext`` loses nothing.
 
     Parameters
@@ -29,6 +30,11 @@ class Subscription(AsyncIterator[Sample]):
         self._failure: PlatevaultError | None = None
         self._closed = False
         self._news = asyncio.Event()
+
+    @property
+    @override
+    def past_left(self) -> int:
+        return len(self._past)
 
     @property
     def failed(self) -> bool:

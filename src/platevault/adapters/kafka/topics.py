@@ -111,6 +111,13 @@ class TopicDirectory:
         """Give the offset of the oldest message of each topic; errors as in `ends`."""
         return await self._offsets(names, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
 
+    async def since(self, names: Collection[str], since_ms: int) -> dict[str, int]:
+        """Give the offset of the first message of each topic from a moment on [ms, UTC].
+
+        Negative if there is none; errors as in `ends`.
+        """
+        return await self._offsets(names, OffsetSpec.for_timestamp(since_ms))
+
     async def reach(self, name: str) -> tuple[int, int]:
         """Give the offsets of the oldest message of a topic and after its newest."""
         return (await self.starts([name]))[name], (await self.ends([name]))[name]

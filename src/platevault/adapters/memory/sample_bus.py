@@ -12,16 +12,25 @@ from typing_extensions import override
 
 from platevault.domain.samples import Sample, TopicKind, TopicSchema
 from platevault.ports.clock import Clock
-from platevault.ports.sample_bus import Gap, History, Recording, SampleBus, SubscriberOverflowError
+from platevault.ports.sample_bus import (
+    Gap,
+    History,
+    Recording,
+    SampleBus,
+    SubscriberOverflowError,
+    Subscription,
+)
 
 _TopicName = tuple[str, str]
 _Writer = tuple[str, str, int, str, int]
 #: Kinds whose numbers count the samples of a topic; replies carry the number of their command.
 _COUNTED = frozenset({TopicKind.EVENT, TopicKind.TELEMETRY, TopicKind.COMMAND})
+#: Kinds that tell of the past; an old command must not be done once more.
+_RECALLED = frozenset({TopicKind.EVENT, TopicKind.TELEMETRY})
 
 
 class MemorySampleBus(SampleBus):
-    """Samples within one process; the newest event of each key is kept, nothing else.
+    """Samples within one process; the newest event of each key is kept, and a few of late.
 
     Parameters
     ----------
@@ -31,12 +40,20 @@ class MemorySampleBus(SampleBus):
         Samples a subscriber may be behind before it overflows.
     record_limit
         Samples kept for each recording group; the oldest are dropped and become a `Gap`.
+    recall_limit
+        Events and samples of telemetry kept to be recalled, of all topics together.
     """
 
     def __init__(
-        self, *, clock: Clock, queue_limit: int = 10_000, record_limit: int = 100_000
+        self,
+        *,
+        clock: Clock,
+        queue_limit: int = 10_000,
+        record_limit: int = 100_000,
+        recall_limit: int = 0,
     ) -> None:
         self._clock = clock
+        self._recent: deque[Sample] = deque(maxlen=recall_limit)
         self._queue_limit = queue_limit
         self._record_limit = record_limit
         self._latest: dict[_TopicName, dict[int, Sample]] = {}
@@ -50,6 +67,8 @@ class MemorySampleBus(SampleBus):
         received = replace(sample, received_tai=self._clock.now_tai())
         if sample.topic.kind is TopicKind.EVENT:
             self._latest.setdefault(name, {})[sample.sal_index] = received
+        if sample.topic.kind in _RECALLED:
+            self._recent.append(received)
         for subscription in tuple(self._subscribers.get(name, ())):
             subscription.offer(received)
         for group in self._groups.values():
@@ -58,16 +77,33 @@ class MemorySampleBus(SampleBus):
     @override
     @asynccontextmanager
     async def subscribe(
-        self, topics: Collection[TopicSchema], *, history: History, sal_index: int = 0
-    ) -> AsyncIterator[AsyncIterator[Sample]]:
+        self,
+        topics: Collection[TopicSchema],
+        *,
+        history: History,
+        sal_index: int = 0,
+        recall_s: float = 0.0,
+    ) -> AsyncIterator[Subscription]:
         names = {_name_of(topic) for topic in topics}
         past: list[Sample] = []
         if history is History.LATEST:
-            past = [
+            horizon_tai = self._clock.now_tai() - recall_s
+            recent = [
+                sample
+                for sample in self._recent
+                if recall_s > 0 and sample.received_tai >= horizon_tai
+            ]
+            kept = {id(sample) for sample in recent}
+            latest = [
                 sample
                 for name in sorted(names)
-                for index, sample in self._latest.get(name, {}).items()
-                if sal_index in {0, index}
+                for sample in self._latest.get(name, {}).values()
+                if id(sample) not in kept
+            ]
+            past = [
+                sample
+                for sample in (*latest, *recent)
+                if sal_index in {0, sample.sal_index} and _name_of(sample.topic) in names
             ]
         subscription = _Subscription(past, sal_index=sal_index, limit=self._queue_limit)
         for name in names:
@@ -101,7 +137,7 @@ def _writer_of(sample: Sample) -> _Writer:
     return (*_name_of(sample.topic), sample.sal_index, sample.identity, sample.origin)
 
 
-class _Subscription(AsyncIterator[Sample]):
+class _Subscription(AsyncIterator[Sample], Subscription):
     """What one subscriber has not yet taken; a cancelled ``anext`` loses nothing."""
 
     def __init__(self, past: Iterable[Sample], *, sal_index: int, limit: int) -> None:
@@ -112,6 +148,11 @@ class _Subscription(AsyncIterator[Sample]):
         self._overflowed = False
         self._closed = False
         self._news = asyncio.Event()
+
+    @property
+    @override
+    def past_left(self) -> int:
+        return len(self._past)
 
     def offer(self, sample: Sample) -> None:
         if self._sal_index not in {0, sample.sal_index} or self._overflowed:

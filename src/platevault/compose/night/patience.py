@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 
 from typing_extensions import override
 
 from platevault.domain.samples import Sample, TopicSchema
 from platevault.ports.clock import Clock
-from platevault.ports.sample_bus import History, Recording, SampleBus
+from platevault.ports.sample_bus import History, Recording, SampleBus, Subscription
 from platevault.runtime.retry import Backoff, retry
 
 _PAUSES = Backoff(first_s=0.1, ceiling_s=2.0)
@@ -36,9 +36,14 @@ class PatientSampleBus(SampleBus):
 
     @override
     def subscribe(
-        self, topics: Collection[TopicSchema], *, history: History, sal_index: int = 0
-    ) -> AbstractAsyncContextManager[AsyncIterator[Sample]]:
-        return self._bus.subscribe(topics, history=history, sal_index=sal_index)
+        self,
+        topics: Collection[TopicSchema],
+        *,
+        history: History,
+        sal_index: int = 0,
+        recall_s: float = 0.0,
+    ) -> AbstractAsyncContextManager[Subscription]:
+        return self._bus.subscribe(topics, history=history, sal_index=sal_index, recall_s=recall_s)
 
     @override
     def record(

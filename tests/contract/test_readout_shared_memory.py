@@ -160,6 +160,16 @@ def test_other_arrays_have_no_place() -> None:
     assert blocks.place_of(held[8:16]) is not None
 
 
+def test_prepared_blocks_are_kept_and_lent() -> None:
+    blocks = SharedBlocks(0)
+    blocks.prepare(64, 2)
+    before = open_files()
+    held = [blocks.take(64), blocks.take(64)]
+    assert open_files() == before
+    held.append(blocks.take(64))
+    assert open_files() == before + 2
+
+
 def open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 

@@ -32,7 +32,7 @@ from platevault.sim.replay import ReplayedPlanes, registers_of_planes
 
 #: The camera's store holds about two days.
 _RETENTION_S = 2 * 86400.0
-_CACHE_BYTES = 512 << 20
+_CACHE_BYTES = 256 << 20
 
 
 class DuplicateImageError(PermanentError):

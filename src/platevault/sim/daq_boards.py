@@ -122,6 +122,10 @@ class BoardCache:
         self._keep(key, made)
         return made
 
+    def prepare(self, size_bytes: int, count: int) -> None:
+        """Have memory ready for ``count`` boards of ``size_bytes`` [byte]; it takes a moment."""
+        self._memory.prepare(size_bytes, count)
+
     def place_of(self, words: NDArray[np.uint8]) -> SharedPlace | None:
         """Tell where other processes find the words while the array is held, if they can."""
         return self._memory.place_of(words)

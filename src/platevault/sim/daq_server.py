@@ -28,6 +28,7 @@ from platevault.domain.daq_protocol import (
     encode_message,
 )
 from platevault.domain.errors import PlatevaultError, UsageError
+from platevault.domain.wire import largest_board_bytes
 from platevault.ports.clock import Clock
 from platevault.ports.readout import (
     BoardDescription,
@@ -112,6 +113,7 @@ class DaqServer:
         self._clock = clock
         self._tick_s = tick_s
         self._connections = connections
+        self._boards_in_hand = boards_in_hand
         self._boards = asyncio.Semaphore(boards_in_hand)
         self._send_within_s = send_within_s
         self._bound: tuple[int, int] = (0, 0)
@@ -128,6 +130,11 @@ class DaqServer:
 
     async def run(self, stop: StopToken, ready: Callable[[], None]) -> None:
         """Listen, call ``ready``, serve until ``stop``; then connections are cut."""
+        for daq in self._devices.values():
+            # Fresh memory would cost the first images more than their pixels.
+            await asyncio.to_thread(
+                daq.cache.prepare, largest_board_bytes(daq.camera), self._boards_in_hand
+            )
         with ExitStack() as sockets:
             store, control = (
                 sockets.enter_context(_listening(self._host, port)) for port in self._ports

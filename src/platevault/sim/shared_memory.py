@@ -51,6 +51,14 @@ class SharedBlocks:
         # The collector may return a block at any moment in any thread, so without the lock.
         self._back: deque[int] = deque()
 
+    def prepare(self, size_bytes: int, count: int) -> None:
+        """Have ``count`` blocks of ``size_bytes`` [byte] ready, and keep as many."""
+        with self._lock:
+            self._limit_bytes = max(self._limit_bytes, size_bytes * count)
+        taken = [self.take(size_bytes) for _ in range(count)]
+        for data in taken:
+            data.fill(0)
+
     def take(self, size_bytes: int) -> NDArray[np.uint8]:
         """Lend ``size_bytes`` bytes of any content, shape ``(size_bytes,)``, from a page's start.
 

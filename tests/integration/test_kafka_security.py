@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +23,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
+from structlog.testing import capture_logs
 from typing_extensions import override
 
 from platevault.adapters.kafka import BusAccessError, BusState, KafkaSampleBus, KafkaSettings
+from platevault.adapters.kafka.topics import TopicDirectory
 from platevault.adapters.schema_registry import SchemaRegistryServer
 from platevault.adapters.system_clock import SystemClock
 from platevault.ports.sample_bus import BusUnavailableError, History
@@ -42,7 +44,7 @@ pytestmark = pytest.mark.servers
 
 PATIENCE_S = 30.0
 STORE_PASSWORD = "only-for-this-test"
-ACCOUNTS = {"archiver": "of the archiver", "guest": "of a guest"}
+ACCOUNTS = {"archiver": "of the archiver", "guest": "of a guest", "reader": "of a reader"}
 
 
 class GuardedKafka(KafkaServer):
@@ -88,7 +90,7 @@ class GuardedKafka(KafkaServer):
         super().prepare()
 
     def admit(self, subname: str) -> None:
-        """Make the accounts; one may use the topics of ``subname``, the other nothing."""
+        """Make the accounts: one may use the topics of ``subname``, one read, one nothing."""
         admin = AdminClient({"bootstrap.servers": self.address})
         for name, password in ACCOUNTS.items():
             made = admin.alter_user_scram_credentials(
@@ -101,23 +103,34 @@ class GuardedKafka(KafkaServer):
                 ]
             )
             made[name].result()
-        rights = [
-            (ResourceType.TOPIC, f"lsst.{subname}.", operation)
-            for operation in ("READ", "WRITE", "CREATE", "DESCRIBE")
-        ] + [(ResourceType.GROUP, f"platevault.{subname}.", "READ")]
-        bindings = [
-            AclBinding(
-                kind,
-                prefix,
-                ResourcePatternType.PREFIXED,
-                "User:archiver",
-                "*",
-                AclOperation[operation],
-                AclPermissionType.ALLOW,
-            )
-            for kind, prefix, operation in rights
-        ]
-        for future in admin.create_acls(bindings).values():
+        topics, groups = f"lsst.{subname}.", f"platevault.{subname}."
+        for name in ("READ", "WRITE", "CREATE", "DESCRIBE"):
+            self.allow("archiver", topics, name)
+        for name in ("READ", "DESCRIBE"):
+            self.allow("reader", topics, name)
+        for account in ("archiver", "reader"):
+            self.allow(account, groups, "READ", kind=ResourceType.GROUP)
+
+    def allow(
+        self,
+        account: str,
+        prefix: str,
+        operation: str,
+        *,
+        kind: ResourceType = ResourceType.TOPIC,
+    ) -> None:
+        """Give an account a right."""
+        binding = AclBinding(
+            kind,
+            prefix,
+            ResourcePatternType.PREFIXED,
+            f"User:{account}",
+            "*",
+            AclOperation[operation],
+            AclPermissionType.ALLOW,
+        )
+        admin = AdminClient({"bootstrap.servers": self.address})
+        for future in admin.create_acls([binding]).values():
             future.result()
 
 
@@ -188,6 +201,70 @@ async def test_rights_end_with_the_prefix_of_the_topics(settings: KafkaSettings)
     async with opened(replace(settings, subname="other")) as bus:
         with pytest.raises(BusAccessError):
             await bus.publish(contract_sample(1))
+
+
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+    """Give what waits until the buses have looked at their broker some times more."""
+    looks = 0
+    probe = TopicDirectory.probe
+
+    async def counted(directory: TopicDirectory, within_s: float) -> None:
+        nonlocal looks
+        await probe(directory, within_s)
+        looks += 1
+
+    async def wait() -> None:
+        until = looks + 10
+        while looks < until:  # noqa: ASYNC110 - other tasks look
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(TopicDirectory, "probe", counted)
+    return wait
+
+
+async def test_an_account_that_may_only_read_reads_and_is_told_once_that_it_may_not_write(
+    guarded: GuardedKafka, settings: KafkaSettings, looked: Callable[[], Awaitable[None]]
+) -> None:
+    own = replace(settings, probe_every_s=0.1)
+    reading = replace(own, username="reader", password=ACCOUNTS["reader"])
+    topic = contract_topic()
+    async with opened(own) as writer, opened(reading) as bus:
+        await writer.publish(contract_sample(1))
+        async with bus.subscribe([topic], history=History.NONE) as samples:
+            await writer.publish(contract_sample(2))
+            assert (await anext(samples)).sequence == 2
+            await looked()
+            assert bus.health.state is BusState.CONNECTED
+            with capture_logs() as logs:
+                for number in (3, 4, 5):
+                    with pytest.raises(BusAccessError, match="CLUSTER_AUTHORIZATION_FAILED"):
+                        await bus.publish(contract_sample(number))
+                    await looked()
+            said = [one for one in logs if one["event"].startswith("Bus ")]
+            assert [(one["event"], one["source"]) for one in said] == [
+                ("Bus is degraded", "writing")
+            ]
+            health = await bus.wait_health(BusState.DEGRADED)
+            assert "account may not write" in health.reason
+            await writer.publish(contract_sample(6))
+            assert (await anext(samples)).sequence == 6
+
+            guarded.allow("reader", f"lsst.{settings.subname}.", "WRITE")
+            await _published(bus, 7)
+            assert (await anext(samples)).sequence == 7
+            assert bus.health.state is BusState.CONNECTED
+
+
+async def _published(bus: KafkaSampleBus, number: int) -> None:
+    """Publish as soon as the broker knows of the right."""
+    while True:
+        try:
+            await bus.publish(contract_sample(number))
+        except BusAccessError:
+            await asyncio.sleep(0.05)
+        else:
+            return
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class BusRefusalError(PermanentError):
 def error_of(problem: KafkaError, message: str, /, **context: object) -> PlatevaultError:
     """Give the error of ours for one of the broker's, to be raised from it."""
     context["reason"] = f"{problem.name()}: {problem.str()}"
-    if problem.code() in _REFUSALS:
+    if is_refusal(problem):
         return BusAccessError(message, **context)
     if problem.code() in _LASTING:
         return BusRefusalError(message, **context)
@@ -63,6 +63,16 @@ def problem_of(error: KafkaException) -> KafkaError:
     if isinstance(problem, KafkaError):
         return problem
     return KafkaError(KafkaError._FAIL, str(error))  # noqa: SLF001
+
+
+def is_refusal(problem: KafkaError) -> bool:
+    """Tell whether the account has no right to what it tried."""
+    return bool(problem.code() in _REFUSALS)
+
+
+def is_failed_producer(problem: KafkaError) -> bool:
+    """Tell whether a producer takes nothing any more, for a reason that it says elsewhere."""
+    return bool(problem.code() == KafkaError._FATAL)  # noqa: SLF001
 
 
 def is_corrupted(problem: KafkaError) -> bool:

@@ -118,6 +118,7 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
                 Outbox(
                     options={**self._settings.producer(), **self._callbacks()},
                     within_s=self._settings.publish_within_s,
+                    health=self._board,
                 )
             )
             self._group = await stack.enter_async_context(asyncio.TaskGroup())
@@ -145,7 +146,7 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
         return await self._board.wait_for(state)
 
     async def prepare(self, topics: Collection[TopicSchema]) -> None:
-        """Make topics and register their schemas now, so that no first sample waits for that.
+        """Make topics, schemas and a producer now, so that no first sample waits for that.
 
         Raises
         ------
@@ -154,6 +155,7 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
         BusAccessError, BusRefusalError, SchemaRefusedError
             Do not retry.
         """
+        self._opened_outbox().open()
         for name, topic in (await self._directory.ensure(topics)).items():
             await self._prepare(name, topic)
 

@@ -16,6 +16,10 @@ class BusUnavailableError(TransientError):
     """The transport did not take or give a sample: retry with the same sequence number."""
 
 
+class PastUnavailableError(BusUnavailableError):
+    """The past did not come in time: subscribe again, and recall less of it."""
+
+
 class SubscriberOverflowError(TransientError):
     """The subscriber was too slow and lost samples: subscribe again, with the latest as history.
 

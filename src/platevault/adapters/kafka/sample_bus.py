@@ -34,7 +34,13 @@ from platevault.adapters.kafka.topics import TopicDirectory
 from platevault.domain.errors import PermanentError, PlatevaultError, UsageError
 from platevault.domain.samples import Sample, TopicKind, TopicSchema
 from platevault.ports.clock import Clock
-from platevault.ports.sample_bus import BusUnavailableError, History, Recording, SampleBus
+from platevault.ports.sample_bus import (
+    BusUnavailableError,
+    History,
+    PastUnavailableError,
+    Recording,
+    SampleBus,
+)
 
 #: Source of problems on the health board.
 BROKER = "broker"
@@ -286,7 +292,7 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
             async with asyncio.timeout(self._settings.answer_within_s):
                 await reader.past_complete.wait()
         except TimeoutError as error:
-            raise BusUnavailableError(
+            raise PastUnavailableError(
                 "The past of the topics was not given in time", topics=sorted(past)
             ) from error
         return subscription

@@ -20,7 +20,13 @@ from platevault.domain.header_cards import (
     sensor_section,
     sensor_values,
 )
-from platevault.domain.header_sources import FixedKind, FixedSource, Source, TopicSource
+from platevault.domain.header_sources import (
+    FixedKind,
+    FixedSource,
+    Source,
+    TopicMode,
+    TopicSource,
+)
 from platevault.domain.header_validation import (
     RejectedValueError,
     check_limits,
@@ -37,7 +43,7 @@ from platevault.domain.headers import (
 )
 from platevault.domain.ids import ImageName, InvalidNameError
 from platevault.domain.keyed_lists import split_pairs
-from platevault.domain.keywords import Capture, Keyword, KeywordSet, Section
+from platevault.domain.keywords import Capture, Keyword, KeywordSet, Required, Section
 from platevault.services.header_service.assessing import CORRECTION, assessed
 from platevault.services.header_service.computing import computed_value
 from platevault.services.header_service.conversions import Found
@@ -46,6 +52,10 @@ from platevault.services.header_service.exposures import START, Correction, Expo
 from platevault.services.header_service.sampling import Samples
 
 _FOCAL_PLANE = "focalPlaneSummaryInfo"
+#: Topics that are said again and again, so that one that was not heard will be.
+_MEASURED = frozenset({TopicMode.SAMPLE, TopicMode.INTERPOLATE, TopicMode.BLOCK})
+#: Outcomes that are worth less than a value from before a restart.
+_SECOND_TO_KEPT = frozenset({Collected.MISSING, Collected.STALE, Collected.DEFAULTED})
 #: Section and keyword.
 Place = tuple[str, str]
 
@@ -108,6 +118,27 @@ class HeaderBuilder:
                 taken[PRIMARY, row.keyword] = found
         return taken
 
+    def lacks_telemetry(
+        self, events: ExposureEvents, samples: Samples, kept: Mapping[Place, Found]
+    ) -> bool:
+        """Tell whether a needed keyword reads a topic that was never heard, and was not kept."""
+        for row in self._topic_rows:
+            source = row.source
+            if (
+                not isinstance(source, TopicSource)
+                or row.section is not Section.PRIMARY
+                or row.required is Required.NO
+                or source.component == self.keywords.camera_component
+                or (PRIMARY, row.keyword) in kept
+                or events.moment(row.capture) is None
+            ):
+                continue
+            if self.keywords.policy(source.address).mode in _MEASURED and not len(
+                samples.of(source.address)
+            ):
+                return True
+        return False
+
     def build(
         self,
         events: ExposureEvents,
@@ -116,6 +147,7 @@ class HeaderBuilder:
         version: int,
         created_tai: float,
         kept: Mapping[Place, Found],
+        missed: bool = False,
     ) -> HeaderDocument:
         """Build a header.
 
@@ -131,8 +163,12 @@ class HeaderBuilder:
             Moment of the first version, which becomes DATE [s, TAI].
         kept
             Values of a `snapshot` before a restart, for those that cannot be found any more.
+        missed
+            See `Evaluation`.
         """
-        evaluation = Evaluation(keywords=self.keywords, samples=samples, events=events)
+        evaluation = Evaluation(
+            keywords=self.keywords, samples=samples, events=events, missed=missed
+        )
         primary = self._primary(evaluation, events, kept)
         values = {keyword: filled.found.value for keyword, filled in primary.items()}
         for row in self.keywords.captured:
@@ -160,7 +196,7 @@ class HeaderBuilder:
                 continue
             filled = self._filled(row, evaluation, events.image, None)
             held = kept.get((PRIMARY, row.keyword))
-            if held is not None and filled.found.collected in {Collected.MISSING, Collected.STALE}:
+            if held is not None and filled.found.collected in _SECOND_TO_KEPT:
                 filled = _Filled(row, held, str(row.source))
             primary[row.keyword] = self._corrected(filled, events.corrections)
         for with_default in (True, False):  # a default may contradict as well
@@ -187,7 +223,7 @@ class HeaderBuilder:
         self, filled: _Filled, evaluation: Evaluation, image: str, detector: Detector | None
     ) -> _Filled:
         row, found = filled.row, filled.found
-        if row.default is None or found.collected is Collected.OK:
+        if row.default is None or found.collected in {Collected.OK, Collected.DEFAULTED}:
             return filled
         other = self._evaluated(row, row.default, evaluation, detector, image)
         if other.value is None:

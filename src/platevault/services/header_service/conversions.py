@@ -58,6 +58,8 @@ class Located:
         Why there is no reading.
     moment_tai
         The capture [s, TAI].
+    stands_in
+        Why the reading is only the second best; empty if it is the right one.
     """
 
     reading: Reading | None
@@ -66,6 +68,7 @@ class Located:
     following: Reading | None = None
     part: float = 0.0
     failure: Found | None = None
+    stands_in: str = ""
 
     def found(self, value: Any, collected: Collected = Collected.OK, problem: str = "") -> Found:
         """Give an outcome that carries the time of the reading."""

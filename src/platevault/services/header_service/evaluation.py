@@ -53,9 +53,20 @@ class Evaluation:
         Readings of all topics.
     events
         Events of the exposure.
+    missed
+        Nobody may have listened at its moments: where telemetry has no sample of a moment, the
+        first one after it stands in, within the age limit, and is called defaulted.
     """
 
-    def __init__(self, *, keywords: KeywordSet, samples: Samples, events: ExposureEvents) -> None:
+    def __init__(
+        self,
+        *,
+        keywords: KeywordSet,
+        samples: Samples,
+        events: ExposureEvents,
+        missed: bool = False,
+    ) -> None:
+        self._missed = missed
         self._keywords = keywords
         self._samples = samples
         self._events = events
@@ -106,6 +117,8 @@ class Evaluation:
             return Located(before, source.field, moment)
         if after is not None and after.tai - moment <= policy.ahead_s:
             return Located(after, source.field, moment)
+        if self._missed and after is not None and age_limit is not None:
+            return _second_best(after, source, moment, age_limit)
         if before is None:
             return _nothing(source, moment, f"{source.component} never sent {source.topic}")
         return _stale(before, source, moment, age_limit)
@@ -119,6 +132,8 @@ class Evaluation:
             after = buffer.after(moment)
             if after is not None and after.tai - moment <= policy.ahead_s:
                 return Located(after, source.field, moment)
+            if self._missed and after is not None and age_limit is not None:
+                return _second_best(after, source, moment, age_limit)
             return _nothing(source, moment, f"{source.component} never sent {source.topic}")
         if age_limit is not None and moment - (before.tai + BLOCK_S) > age_limit:
             return _stale(before, source, moment, age_limit)
@@ -131,7 +146,11 @@ class Evaluation:
         assert located.reading is not None
         try:
             raw = self._selected(source, located, sensor)
-            return located.found(converted(raw, source, located))
+            return located.found(
+                converted(raw, source, located),
+                Collected.DEFAULTED if located.stands_in else Collected.OK,
+                located.stands_in,
+            )
         except DoesNotApplyError as reason:
             return located.found(None, Collected.OK, str(reason))
         except ExpiredError as reason:
@@ -263,12 +282,22 @@ def _stale(
     reading: Reading, source: TopicSource, moment: float, age_limit: float | None
 ) -> Located:
     age = round(moment - reading.tai, 6)
-    problem = f"{age:.3f} s old, limit {age_limit} s"
+    which = "old" if age >= 0 else "after the moment"
+    problem = f"{abs(age):.3f} s {which}, limit {age_limit} s"
     return Located(
         reading,
         source.field,
         moment,
         failure=Found(None, Collected.STALE, problem, reading.tai, age),
+    )
+
+
+def _second_best(reading: Reading, source: TopicSource, moment: float, age_limit: float) -> Located:
+    late_s = reading.tai - moment
+    if late_s > age_limit:
+        return _stale(reading, source, moment, age_limit)
+    return Located(
+        reading, source.field, moment, stands_in=f"sampled {late_s:.3f} s after the moment"
     )
 
 

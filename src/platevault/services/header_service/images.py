@@ -40,11 +40,16 @@ class Timing:
     end_wait_s
         After the end of readout, for the closing event, which comes 0.3 s later (header contract,
         A2) [s]. Less than image writers wait for a header.
+    recover_s
+        After the start of the component, for the past that the bus keeps, and for telemetry that
+        was never heard and exposures lack that began earlier [s]. Together with ``end_wait_s`` less
+        than image writers wait for a header.
     """
 
     margin_s: float = 30.0
     settle_s: float = 0.5
     end_wait_s: float = 5.0
+    recover_s: float = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,8 @@ class OpenImage:
         When the service heard of it first [s, TAI].
     resumed
         It was open before a restart.
+    missed
+        It may have begun before the component listened: what was said then may be unknown.
     changed
         Set by each new event or correction.
     arrivals
@@ -108,6 +115,7 @@ class OpenImage:
     events: ExposureEvents
     arrived_tai: float
     resumed: bool = False
+    missed: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     arrivals: dict[str, float] = field(default_factory=dict)
     kept: dict[Place, Found] = field(default_factory=dict)

@@ -7,6 +7,7 @@ Header contract, sections B1 and B2.5.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -17,7 +18,14 @@ from platevault.domain.header_sources import TopicAddress
 from platevault.domain.keywords import KeywordSet
 from platevault.domain.samples import Sample, TopicSchema
 from platevault.ports.clock import Clock
-from platevault.ports.sample_bus import Gap, History, Recording, SampleBus
+from platevault.ports.sample_bus import (
+    Gap,
+    History,
+    PastUnavailableError,
+    Recording,
+    SampleBus,
+    Subscription,
+)
 from platevault.runtime.retry import Backoff
 from platevault.runtime.service import StopToken
 from platevault.runtime.waiting import wait_first
@@ -34,6 +42,8 @@ _BACKOFF = Backoff(first_s=0.1, ceiling_s=10.0)
 GRACE_S = 2.0
 #: Events of the record that wait at most; more are taken at once.
 _WAITING_LIMIT = 10_000
+#: Samples of the past after which other tasks have their turn.
+_PAST_TURN = 500
 
 _log = structlog.get_logger(__name__)
 
@@ -49,6 +59,9 @@ class Listener:
         Topics and fields.
     group
         Name under which the bus remembers what was handled.
+    recall_s
+        How far back the first subscription asks for what came while no process of ours was there
+        [s]; the bus may keep less.
     take
         Gets each sample; must not fail.
     is_settled
@@ -63,6 +76,7 @@ class Listener:
         clock: Clock,
         keywords: KeywordSet,
         group: str,
+        recall_s: float,
         take: Callable[[Sample], None],
         is_settled: Callable[[], bool],
     ) -> None:
@@ -71,6 +85,7 @@ class Listener:
         self._clock = clock
         self._keywords = keywords
         self._group = group
+        self._recall_s = recall_s
         self._take = take
         self._is_settled = is_settled
 
@@ -119,27 +134,44 @@ class Listener:
                 continue
         return None
 
-    async def follow(self, stop: StopToken, listening: Callable[[], None]) -> None:
+    async def follow(
+        self, stop: StopToken, listening: Callable[[], None], past_taken: Callable[[], None]
+    ) -> None:
         """Take samples until ``stop``; subscribe again whenever the bus loses us.
 
-        ``listening`` is called each time the subscription stands.
+        ``listening`` is called each time the subscription stands, and ``past_taken`` when what the
+        bus told of the past was taken.
         """
+        recall_s = self._recall_s
         topics = self.topics()
         pauses = _BACKOFF.pauses()
         while True:
             problem = "the subscription ended"
             try:
-                async with self._bus.subscribe(topics, history=History.LATEST) as samples:
+                async with self._bus.subscribe(
+                    topics, history=History.LATEST, recall_s=recall_s
+                ) as samples:
                     listening()
+                    await self._take_past(samples)
+                    recall_s = 0.0
+                    past_taken()
                     async for sample in stop.until(samples):
                         self._take(sample)
                         pauses.reset()
+            except PastUnavailableError as error:
+                problem, recall_s = str(error), recall_s / 2
             except TransientError as error:
                 problem = str(error)
             if stop.requested:
                 return
             _log.error("Samples were lost", component=self._group, problem=problem)
             await wait_first(stop.wait(), self._clock.sleep(pauses.next_s()))
+
+    async def _take_past(self, samples: Subscription) -> None:
+        for number in range(1, samples.past_left + 1):
+            self._take(await anext(samples))
+            if number % _PAST_TURN == 0:
+                await asyncio.sleep(0)
 
     async def catch_up(self, stop: StopToken) -> None:
         """Take camera events that came while no process of ours was there, until ``stop``."""

@@ -32,6 +32,7 @@ from platevault.services.header_service.exposures import Correction
 from platevault.services.header_service.images import Closing, OpenImage, Timing
 from platevault.services.header_service.journal import HeaderJournal
 from platevault.services.header_service.observing import HeaderObserver
+from platevault.services.header_service.recovery import Recovery, StoppedWaitingError
 from platevault.services.header_service.sampling import Samples
 
 #: How often a header is tried again when somebody else wrote the same version meanwhile.
@@ -44,10 +45,6 @@ class VersionConflictError(PermanentError):
     """Others write versions of the same header all the time: find out who, then try again."""
 
 
-class StoppedWaitingError(TransientError):
-    """The component ends before the exposure was complete: a restart goes on with it."""
-
-
 class HeaderMaker:
     """Turns open exposures into published headers.
 
@@ -57,7 +54,7 @@ class HeaderMaker:
         What headers are made of.
     delivery, journal
         Where they go, and what survives a restart.
-    closing, timing
+    closing, timing, recovery
         When a header is due.
     retain_s
         How long after its last event an exposure is amended from memory [s].
@@ -77,6 +74,7 @@ class HeaderMaker:
         journal: HeaderJournal,
         closing: Closing,
         timing: Timing,
+        recovery: Recovery,
         retain_s: float,
         clock: Clock,
         observer: HeaderObserver,
@@ -89,6 +87,7 @@ class HeaderMaker:
         self._journal = journal
         self._closing = closing
         self._timing = timing
+        self._recovery = recovery
         self._retain_s = retain_s
         self._clock = clock
         self._observer = observer
@@ -102,7 +101,11 @@ class HeaderMaker:
         StoppedWaitingError, NotPermittedError, DestinationDownError
             ``stop`` came first. Nothing is lost that the journal could take.
         """
+        name = image.events.image
+        await self._recovery.wait(name, stop)
         await self._await_events(image, stop)
+        if image.missed:
+            await self._recovery.wait_telemetry(name, lambda: self._lacks_telemetry(image), stop)
         await self._publish_first(image, stop)
         await self._forget(image)
         while await self._await_news(image, stop):
@@ -141,6 +144,9 @@ class HeaderMaker:
 
     # --- first version ----------------------------------------------------------------------------
 
+    def _lacks_telemetry(self, image: OpenImage) -> bool:
+        return self._builder.lacks_telemetry(image.events, self._samples, image.kept)
+
     async def _await_events(self, image: OpenImage, stop: StopToken) -> None:
         while True:
             wait_s = image.wait_s(self._closing, self._timing, self._clock.now_tai())
@@ -161,6 +167,7 @@ class HeaderMaker:
             version=1,
             created_tai=self._clock.now_tai(),
             kept=image.kept,
+            missed=image.missed,
         )
         self._observer.header_built(document, duration_s=time.perf_counter() - began)
         keywords = self._builder.keywords

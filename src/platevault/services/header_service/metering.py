@@ -78,6 +78,18 @@ class MeteredHeaders(HeaderObserver):
             ["waits"],
             registry=registry,
         )
+        self._past = Counter(
+            f"{name}_pasts",
+            "Starts after which the past of the bus was taken in, or given up",
+            ["outcome"],
+            registry=registry,
+        )
+        self._past_wait = Histogram(
+            f"{name}_past_wait_seconds",
+            "Start of the component to the past of the bus being taken in, or given up",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._failed = Counter(
             f"{name}_failed_images", "Exposures whose header failed by a fault", registry=registry
         )
@@ -108,6 +120,11 @@ class MeteredHeaders(HeaderObserver):
     @override
     def store_failed(self, *, held_back: bool) -> None:
         self._refused.labels("disk" if held_back else "memory").inc()
+
+    @override
+    def past_taken(self, *, taken: bool, after_s: float) -> None:
+        self._past.labels("taken" if taken else "given up").inc()
+        self._past_wait.observe(after_s)
 
     @override
     def image_failed(self, image: str) -> None:

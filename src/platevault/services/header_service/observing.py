@@ -26,6 +26,9 @@ class HeaderObserver(Protocol):
     def store_failed(self, *, held_back: bool) -> None:
         """Hear that the annex did not take an object; it is held back on disk or in memory."""
 
+    def past_taken(self, *, taken: bool, after_s: float) -> None:
+        """Hear that the past was taken in, or given up, ``after_s`` [s] after the start."""
+
     def image_failed(self, image: str) -> None:
         """Hear that the header of an image could not be made by a fault of ours."""
 
@@ -46,6 +49,9 @@ class NoObserver(HeaderObserver):
 
     @override
     def store_failed(self, *, held_back: bool) -> None: ...
+
+    @override
+    def past_taken(self, *, taken: bool, after_s: float) -> None: ...
 
     @override
     def image_failed(self, image: str) -> None: ...

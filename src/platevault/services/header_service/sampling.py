@@ -7,6 +7,7 @@ Header contract, section B1.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping, Sequence
@@ -121,6 +122,8 @@ class Samples:
         self._keywords = keywords
         self._keep_s = keep_s
         self._buffers: dict[TopicAddress, TopicBuffer] = {}
+        #: Set, and made anew, when a topic is heard for the first time.
+        self.news = asyncio.Event()
 
     def take(self, sample: Sample) -> None:
         """Keep a sample; topics that no keyword needs are passed over."""
@@ -128,7 +131,12 @@ class Samples:
         wanted = self._keywords.fields.get(address)
         if wanted is None:
             return
-        self._buffer(address).add(reading_of(sample, self._keywords.policy(address), wanted=wanted))
+        buffer = self._buffer(address)
+        is_first = not buffer
+        buffer.add(reading_of(sample, self._keywords.policy(address), wanted=wanted))
+        if is_first:
+            self.news.set()
+            self.news = asyncio.Event()
 
     def of(self, address: TopicAddress) -> TopicBuffer:
         """Give the buffer of a topic."""

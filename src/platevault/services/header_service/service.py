@@ -54,6 +54,7 @@ from platevault.services.header_service.journal import HeaderJournal
 from platevault.services.header_service.listening import Listener
 from platevault.services.header_service.making import HeaderMaker
 from platevault.services.header_service.observing import HeaderObserver, NoObserver
+from platevault.services.header_service.recovery import PastState, Recovery
 from platevault.services.header_service.sampling import Samples, reading_of
 
 #: Names of exposures whose header is out that are remembered, so that a late repeat is none.
@@ -97,6 +98,9 @@ class HeaderServiceOptions:
         How long headers wait for what.
     keep_s
         How far back telemetry is kept: the longest exposure and a minute [s].
+    recall_s
+        How far back the bus is asked at the start for what came while no process of ours was
+        there [s]: a restart, and the age limit of weather before it (header contract, B1.6).
     retain_s
         How long after its last event an exposure can still be amended from memory [s].
     images_limit
@@ -109,6 +113,7 @@ class HeaderServiceOptions:
 
     timing: Timing = field(default_factory=Timing)
     keep_s: float = 960.0
+    recall_s: float = 180.0
     retain_s: float = 600.0
     images_limit: int = 300
     formats: Sequence[str] = ("yaml", "json")
@@ -176,6 +181,7 @@ class HeaderServiceCsc(Csc):
             clock=clock,
             keywords=keywords,
             group=self.name,
+            recall_s=self._options.recall_s,
             take=self._take,
             is_settled=self._is_settled,
         )
@@ -192,6 +198,13 @@ class HeaderServiceCsc(Csc):
             observer=self._observer,
             formats=self._options.formats,
         )
+        self._recovery = Recovery(
+            samples=self._samples,
+            limit_s=self._options.timing.recover_s,
+            clock=clock,
+            observer=self._observer,
+            say=self._say,
+        )
         self._maker = HeaderMaker(
             camera=camera,
             builder=self._builder,
@@ -200,6 +213,7 @@ class HeaderServiceCsc(Csc):
             journal=self._journal,
             closing=Closing.of(keywords, known=topics),
             timing=self._options.timing,
+            recovery=self._recovery,
             retain_s=self._options.retain_s,
             clock=clock,
             observer=self._observer,
@@ -222,9 +236,13 @@ class HeaderServiceCsc(Csc):
 
     @override
     async def on_start(self, settings: object) -> None:
-        await wait_first(self._listening.wait(), self.clock.sleep(_LISTENING_LIMIT_S))
-        if not self._listening.is_set():
-            raise NotListeningError("The bus gives no samples", limit_s=_LISTENING_LIMIT_S)
+        listening, limit_s = self._listening, _LISTENING_LIMIT_S
+        await wait_first(listening.wait(), self._recovery.opened(), self.clock.sleep(limit_s))
+        if self._images:
+            return  # a silent bus must not cost the headers of exposures that are in hand
+        await wait_first(listening.wait(), self.clock.sleep(limit_s))
+        if not listening.is_set():
+            raise NotListeningError("The bus gives no samples", limit_s=limit_s)
 
     @override
     async def on_enable(self) -> None:
@@ -244,6 +262,11 @@ class HeaderServiceCsc(Csc):
         else:
             self._enabled.clear()
 
+    @property
+    def past(self) -> PastState:
+        """What became of the past that the bus kept for this start."""
+        return self._recovery.state
+
     async def _permitted(self) -> None:
         """Return once headers may go out."""
         while not self._enabled.is_set():
@@ -258,14 +281,21 @@ class HeaderServiceCsc(Csc):
 
     async def _work(self, stop: StopToken) -> None:
         self._ending = stop
+        self._recovery.begin()
         async with asyncio.TaskGroup() as group:
             self._group = group
             await self._resume(group)
             saving = group.create_task(self._save_open(), name=f"{self.name} journal")
             group.create_task(self._listener.catch_up(stop), name=f"{self.name} catch-up")
-            await self._listener.follow(stop, self._listening.set)
+            group.create_task(self._recover(stop), name=f"{self.name} recovery")
+            await self._listener.follow(stop, self._listening.set, self._recovery.past_taken)
             self._listening.clear()
             saving.cancel()
+
+    async def _recover(self, stop: StopToken) -> None:
+        if await self._recovery.watch(stop):
+            for image in self._images.values():
+                image.changed.set()
 
     async def _resume(self, group: asyncio.TaskGroup) -> None:
         try:
@@ -276,7 +306,7 @@ class HeaderServiceCsc(Csc):
         now = self.clock.now_tai()
         for entry in entries:
             events = ExposureEvents(entry.image, self._camera.readout_s, dict(entry.events))
-            image = OpenImage(events, now, resumed=True, kept=dict(entry.kept))
+            image = OpenImage(events, now, resumed=True, missed=True, kept=dict(entry.kept))
             image.arrivals.update(dict.fromkeys(entry.events, now))
             self._open(image)
         group.create_task(self._resend(), name=f"{self.name} held back")
@@ -310,7 +340,8 @@ class HeaderServiceCsc(Csc):
                 _log.error("Event names no image", component=self.name, image=name[:64])
                 return
             events = ExposureEvents(name, self._camera.readout_s)
-            image = OpenImage(events, self.clock.now_tai())
+            missed = self._recovery.under_way
+            image = OpenImage(events, self.clock.now_tai(), missed=missed)
             self._open(image)
         reading = reading_of(sample, _AS_SENT)
         if image.take(sample.topic.name, reading, self.clock.now_tai()):

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 import pytest
 from typing_extensions import override
 
+from platevault.adapters.kafka import KafkaSampleBus, KafkaSettings
 from platevault.adapters.memory.sample_bus import MemorySampleBus
+from platevault.adapters.system_clock import SystemClock
 from platevault.compose.cameras import load_camera
 from platevault.compose.header_keywords import load_keyword_set
 from platevault.domain.header_cards import PRIMARY, cards_by_keyword
@@ -18,9 +20,11 @@ from platevault.domain.header_formats import parse_header
 from platevault.domain.headers import Collected, HeaderDocument, HeaderStatus, HeaderValue
 from platevault.domain.lifecycles import SummaryState
 from platevault.domain.samples import Sample, TopicSchema
-from platevault.ports.object_store import StoredObject
-from platevault.ports.sample_bus import History, Subscription
+from platevault.ports.clock import Clock
+from platevault.ports.object_store import ObjectStore, StoredObject
+from platevault.ports.sample_bus import History, SampleBus, Subscription
 from platevault.runtime.service import StopToken
+from platevault.sal.avro import avro_schema
 from platevault.services.header_service.delivery import header_key
 from platevault.services.header_service.images import Timing
 from platevault.services.header_service.recovery import PastState
@@ -84,6 +88,23 @@ class LaggingBus(MemorySampleBus):
             yield samples
 
 
+def service_on(
+    bus: SampleBus, clock: Clock, annex: ObjectStore, spool: ObjectStore
+) -> HeaderServiceCsc:
+    return HeaderServiceCsc(
+        camera=COMCAM,
+        keywords=KEYWORDS,
+        store=annex,
+        spool=spool,
+        bus=bus,
+        interfaces=interfaces(),
+        clock=clock,
+        version="1",
+        initial_state=SummaryState.ENABLED,
+        options=HeaderServiceOptions(timing=TIMING),
+    )
+
+
 @dataclass
 class Site:
     """What outlives a Header Service."""
@@ -96,18 +117,7 @@ class Site:
     stop: StopToken = field(default_factory=StopToken)
 
     def service(self) -> HeaderServiceCsc:
-        return HeaderServiceCsc(
-            camera=COMCAM,
-            keywords=KEYWORDS,
-            store=self.annex,
-            spool=self.spool,
-            bus=self.bus,
-            interfaces=interfaces(),
-            clock=self.clock,
-            version="1",
-            initial_state=SummaryState.ENABLED,
-            options=HeaderServiceOptions(timing=TIMING),
-        )
+        return service_on(self.bus, self.clock, self.annex, self.spool)
 
     async def say(self, samples: Iterable[Sample]) -> None:
         for sample in samples:
@@ -404,3 +414,62 @@ async def test_a_stop_before_the_past_came_leaves_the_exposure_to_the_next_start
     async with place.restarted():
         await place.until(lambda: VERSION_1 in place.annex.objects)
     assert place.document().status is HeaderStatus.COMPLETE
+
+
+# --- a real broker --------------------------------------------------------------------------------
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("event", EVENTS)
+async def test_over_kafka_too_the_header_is_that_of_a_service_that_was_not_killed(
+    event: str, saved: bool, kafka_settings: KafkaSettings, undisturbed: HeaderDocument
+) -> None:
+    def kafka() -> KafkaSampleBus:
+        return KafkaSampleBus(settings=kafka_settings, clock=SystemClock(), avro_schema=avro_schema)
+
+    annex, spool = DeadlyStore(), DeadlyStore()
+    before, sample, after = parts(event)
+    announcement = interfaces().component("CCHeaderService").event("largeFileObjectAvailable")
+
+    async def say(bus: KafkaSampleBus, samples: Iterable[Sample]) -> None:
+        for one in samples:
+            await bus.publish(one)
+
+    @asynccontextmanager
+    async def serving() -> AsyncIterator[HeaderServiceCsc]:
+        async with kafka() as bus, asyncio.TaskGroup() as group:
+            csc, ready = service_on(bus, SystemClock(), annex, spool), asyncio.Event()
+            task = group.create_task(csc.run(StopToken(), ready.set))
+            await ready.wait()
+            yield csc
+            task.cancel()
+            await asyncio.wait({task})
+
+    async with asyncio.timeout(60), kafka() as observatory:
+        async with serving():
+            await say(observatory, before)
+            spool.kill_at(f"{OPEN}{IMAGE}.{saves_before(event):06d}", writes_first=saved)
+            annex.kill_at(VERSION_1, writes_first=False)
+            await say(observatory, [sample])
+            await spool.reached.wait()
+        annex.kill_at("", writes_first=False)
+        spool.kill_at("", writes_first=False)
+        await say(observatory, after)
+        assert annex.objects == {}
+        async with (
+            observatory.subscribe([announcement], history=History.NONE) as events,
+            serving() as csc,
+        ):
+            url = (await anext(events)).fields["url"]
+            state = csc.past
+    assert url == f"memory:///{VERSION_1}"
+    assert state is PastState.TAKEN
+    document = parse_header(annex.objects[VERSION_1])
+    assert document.records == undisturbed.records
+    assert facts(document) == facts(undisturbed)
+
+
+def saves_before(event: str) -> int:
+    """Give the number of the journal entry that an event makes."""
+    return 1 + sum(bool(one.fields.get("imageName")) for one in parts(event)[0])

@@ -22,15 +22,29 @@ REDIS_COMMANDS = (
     "zadd", "zrem", "zrange", "zremrangebyscore", "pexpireat", "client|setname",
     "hello", "auth",
 )  # fmt: skip
-KAFKA_ACCOUNTS = ("archiver", "header-service", "oods", "observatory")
-RABBITMQ_ACCOUNTS = ("archiver", "archive-controller", "forwarder", "oods")
+KAFKA_ACCOUNTS = ("archiver", "header-service", "oods", "observatory", "observer")
 REDIS_ACCOUNTS = (
     "archiver", "archive-controller", "forwarder", "header-service", "oods", "observatory",
 )  # fmt: skip
 POSTGRES_ACCOUNTS = ("archiver", "archive-controller", "forwarder", "oods", "observatory")
+#: Reads Kafka and PostgreSQL, for displays and analysis; no service of ours uses it.
+OBSERVER = "observer"
+#: Queues that each account takes from and makes (`platevault.domain.places`).
+RABBITMQ_QUEUES = {
+    "archiver": (r"archiver\..*",),
+    "archive-controller": (r"archive_controller(\.later)?",),
+    "forwarder": (r"forwarder\..*", r"work\..*"),
+    "oods": (r"oods\..*",),
+}
+RABBITMQ_ACCOUNTS = tuple(RABBITMQ_QUEUES)
+#: What every consumer needs besides: a queue of its own for roll calls, dead letters to send.
+_ROLL_CALL = (r"amq\.gen.*", r"platevault\.roll_call", r"platevault\.dead")
+#: Looks through the dead letters, under a lock.
+_DEAD_LETTERS = (r"platevault\.dead_letters(\.lock)?",)
 #: Owns what is in the database; nobody logs in as it.
 POSTGRES_OWNER = "platevault"
-#: Fields of a camera's components that each account publishes for; the observatory commands all.
+#: Fields of a camera's components that each account publishes for; the observatory commands all,
+#: the observer nobody.
 KAFKA_WRITES = {"archiver": "archiver", "header-service": "header_service", "oods": "oods"}
 
 
@@ -50,16 +64,24 @@ def make_postgres(address: str, secrets: Path) -> None:
         password=secret(secrets, "postgres", "admin"), autocommit=True,
     ) as connection:  # fmt: skip
         connection.execute("CREATE EXTENSION IF NOT EXISTS btree_gist")
-        for role in (POSTGRES_OWNER, *POSTGRES_ACCOUNTS):
+        for role in (POSTGRES_OWNER, *POSTGRES_ACCOUNTS, OBSERVER):
             known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role])
             if known.fetchone() is None:
                 connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
         owner = sql.Identifier(POSTGRES_OWNER)
         connection.execute(sql.SQL("GRANT CREATE ON DATABASE platevault TO {}").format(owner))
-        for role in POSTGRES_ACCOUNTS:
+        for role in (*POSTGRES_ACCOUNTS, OBSERVER):
             name = sql.Identifier(role)
             password = sql.Literal(secret(secrets, "postgres", role))
             connection.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(name, password))
+        for what in ("SELECT ON TABLES", "USAGE ON SCHEMAS"):
+            connection.execute(
+                sql.SQL("ALTER DEFAULT PRIVILEGES FOR ROLE {} GRANT " + what + " TO {}").format(
+                    owner, sql.Identifier(OBSERVER)
+                )
+            )
+        for role in POSTGRES_ACCOUNTS:
+            name = sql.Identifier(role)
             connection.execute(sql.SQL("GRANT {} TO {}").format(owner, name))
             connection.execute(sql.SQL("ALTER ROLE {} SET role = {}").format(name, owner))
 
@@ -83,7 +105,10 @@ def make_redis(address: str, secrets: Path) -> None:
 
 
 def make_rabbitmq(url: str, secrets: Path) -> None:
-    """Make a virtual host, and accounts that reach it and nothing else."""
+    """Make a virtual host, and accounts that take from their own queues and no others.
+
+    The broker's default exchange leads to every queue, so all may put messages on any.
+    """
     login = f"admin:{secret(secrets, 'rabbitmq', 'admin')}".encode()
 
     def put(path: str, content: dict[str, str]) -> None:
@@ -103,8 +128,19 @@ def make_rabbitmq(url: str, secrets: Path) -> None:
     put(f"vhosts/{host}", {})
     for account in RABBITMQ_ACCOUNTS:
         put(f"users/{account}", {"password": secret(secrets, "rabbitmq", account), "tags": ""})
-        rights = {"configure": ".*", "write": ".*", "read": ".*"}
-        put(f"permissions/{host}/{account}", rights)
+        put(f"permissions/{host}/{account}", rabbitmq_rights(account))
+
+
+def rabbitmq_rights(account: str) -> dict[str, str]:
+    """Give what an account may make, write to and read from."""
+    own = RABBITMQ_QUEUES[account]
+    letters = _DEAD_LETTERS if account == "archive-controller" else ()
+    parts = {
+        "configure": (*own, *_ROLL_CALL, *_DEAD_LETTERS[:1]),
+        "write": (r"amq\.default", *_ROLL_CALL, *_DEAD_LETTERS[:1]),
+        "read": (*own, *_ROLL_CALL, r"amq\.rabbitmq\.reply-to.*", *letters),
+    }
+    return {right: f"^({'|'.join(names)})$" for right, names in parts.items()}
 
 
 def make_kafka(address: str, secrets: Path, cameras: Iterable[str], subname: str = "sal") -> None:
@@ -143,10 +179,11 @@ def make_kafka(address: str, secrets: Path, cameras: Iterable[str], subname: str
     for account in KAFKA_ACCOUNTS:
         rights = [
             (ResourceType.TOPIC, every, AclOperation.READ),
-            (ResourceType.TOPIC, every, AclOperation.CREATE),
             (ResourceType.TOPIC, every, AclOperation.DESCRIBE),
             (ResourceType.GROUP, groups, AclOperation.READ),
         ]
+        if account != OBSERVER:
+            rights.append((ResourceType.TOPIC, every, AclOperation.CREATE))
         rights += [
             (ResourceType.TOPIC, f"{every}{component}", AclOperation.WRITE)
             for component in _written(account, cameras)
@@ -164,6 +201,8 @@ def make_kafka(address: str, secrets: Path, cameras: Iterable[str], subname: str
 
 def _written(account: str, cameras: Iterable[str]) -> list[str]:
     """Give the beginnings of topics that an account writes; the observatory commands everybody."""
+    if account == OBSERVER:
+        return []
     field = KAFKA_WRITES.get(account)
     if field is None:
         return [""]

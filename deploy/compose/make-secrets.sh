@@ -6,10 +6,10 @@ umask 077
 cd "$(dirname "$0")"
 mkdir -p secrets
 accounts=(
-    kafka_{admin,archiver,header-service,oods,observatory}
+    kafka_{admin,archiver,header-service,oods,observatory,observer}
     rabbitmq_{admin,archiver,archive-controller,forwarder,oods}
     redis_{admin,archiver,archive-controller,forwarder,header-service,oods,observatory}
-    postgres_{admin,archiver,archive-controller,forwarder,oods,observatory}
+    postgres_{admin,archiver,archive-controller,forwarder,oods,observatory,observer}
 )
 for account in "${accounts[@]}"; do
     [ -s "secrets/$account" ] || printf '%s' "$(head -c 24 /dev/urandom | base64 | tr '+/' '-_')" \

@@ -485,8 +485,11 @@ async def test_an_account_is_held_to_its_permissions(
             await delivery.set_aside(reason="x")
         (letter,) = await queue.dead_letters("forwarder.f1")
         await queue.dismiss(letter.letter_id, reason="x")
-        with pytest.raises(RabbitRefusedError):
+        with pytest.raises(QueueUnavailableError, match="only its consumer may make it"):
             await queue.send("archive_controller", a_message(1))
+        with pytest.raises(RabbitRefusedError):
+            async with queue.consume("archive_controller", prefetch=1):
+                pytest.fail("a queue of others was taken from")
 
 
 async def test_two_operators_look_at_the_dead_letters_without_hiding_them_from_each_other(

@@ -119,7 +119,7 @@ class Consumer:
         """Connect, and make sure that the queue exists."""
         async with self._changing:
             session = await self._tools.connection.session()
-            await self._tools.topology.declare(session, self._queue)
+            await self._tools.topology.declare(session, self._queue, own=True)
             self._channel = await session.channel()
             self._session = session
             session.on_loss.add(self._session_lost)

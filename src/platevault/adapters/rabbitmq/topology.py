@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.exceptions import ChannelNotFoundEntity
 from pamqp.commands import Basic
 
-from platevault.adapters.rabbitmq.connection import Session
+from platevault.adapters.rabbitmq.connection import RabbitRefusedError, Session
 from platevault.adapters.rabbitmq.settings import MOST_DELIVERIES, QueueKind, RabbitSettings
 from platevault.domain.errors import UsageError
+from platevault.ports.work_queue import QueueUnavailableError
 
 #: Where dead letters go, ours and those of the broker; operators may bind queues of their own.
 DEAD_EXCHANGE = "platevault.dead"
@@ -60,12 +62,52 @@ class Topology:
 
     settings: RabbitSettings
 
-    async def declare(self, session: Session, queue: str) -> None:
-        """Make sure that a queue exists, with all that belongs to it."""
+    async def declare(self, session: Session, queue: str, *, own: bool = False) -> None:
+        """Make sure that a queue exists, with all that belongs to it.
+
+        Parameters
+        ----------
+        session
+            Where to ask.
+        queue
+            Its name.
+        own
+            The caller takes from the queue; the account of one who only sends need not be able
+            to make it.
+
+        Raises
+        ------
+        QueueUnavailableError
+            Its consumer has not made it yet. Retry.
+        RabbitRefusedError
+            The account may not make its own queue. Mend its permissions.
+        """
         if queue in session.declared:
             return
         if _NAME.fullmatch(queue) is None:
             raise UsageError("Queue name is not usable", queue=queue)
+        try:
+            await self._make(session, queue)
+        except RabbitRefusedError as error:
+            if not await self._is_there(session, queue):
+                if own:
+                    raise
+                raise QueueUnavailableError(
+                    "The queue is not there, and only its consumer may make it", queue=queue
+                ) from error
+        session.declared.add(queue)
+
+    async def _is_there(self, session: Session, queue: str) -> bool:
+        async with session.brief_channel() as channel, session.answers("look for a queue"):
+            try:
+                await channel.queue_declare(
+                    queue, passive=True, timeout=self.settings.answer_timeout_s
+                )
+            except ChannelNotFoundEntity:
+                return False
+        return True
+
+    async def _make(self, session: Session, queue: str) -> None:
         async with session.brief_channel() as channel, session.answers("declare"):
             if DEAD_QUEUE not in session.declared:
                 await self._declare_common(channel)
@@ -82,7 +124,6 @@ class Topology:
                 arguments=self._work_arguments(),
                 timeout=self.settings.answer_timeout_s,
             )
-        session.declared.add(queue)
 
     async def declare_letters(self, session: Session) -> None:
         """Make sure that the queue of dead letters exists."""

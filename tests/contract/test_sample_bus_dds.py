@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -28,6 +27,7 @@ from platevault.adapters.system_clock import SystemClock
 from platevault.domain.errors import UsageError
 from platevault.domain.samples import FieldSchema, Sample, TopicKind, TopicSchema
 from platevault.ports.sample_bus import BusUnavailableError, Gap, History, SampleBus
+from platevault.testing.dds_domains import own_domain
 from platevault.testing.sample_bus_contract import (
     QUEUE_LIMIT,
     SampleBusContract,
@@ -37,14 +37,11 @@ from platevault.testing.sample_bus_contract import (
     take_recorded,
 )
 
-#: Of its own for each run, so that runs on one host do not meet.
-DOMAIN_ID = 1 + os.getpid() % 200
-
 
 @pytest.fixture
 def settings(tmp_path: Path) -> DdsSettings:
     return DdsSettings(
-        domain_id=DOMAIN_ID,
+        domain_id=own_domain(),
         discover_s=0.0,
         queue_limit=QUEUE_LIMIT,
         spool_directory=tmp_path / "spool",
@@ -94,7 +91,7 @@ class _Raw:
     def __init__(self, topic: TopicSchema) -> None:
         self._schema = topic
         self._struct = _struct(topic)
-        self._participant = DomainParticipant(DOMAIN_ID)
+        self._participant = DomainParticipant(own_domain())
         name = f"{topic.component}_{topic.sal_name}"
         self._topic: Topic[Any] = Topic(self._participant, name, self._struct)
         past = topic.kind is TopicKind.EVENT

@@ -78,7 +78,7 @@ def test_each_service_and_each_server_is_killed_once_and_nothing_is_lost(tmp_pat
         (1, "forwarder-1", "endReadout"),
         (1, "archiver-LATISS", "startReadout"),
         (2, "redis", "endReadout"),
-        (3, "header-service-LATISS", "endReadout"),
+        (3, "header-service-LATISS", "startIntegration"),
         (3, "oods-LATISS", "startReadout"),
         (4, "rabbitmq", "endReadout"),
         (5, "kafka", "startReadout"),

@@ -22,7 +22,12 @@ from platevault.domain.lifecycles import SummaryState
 from platevault.domain.samples import Sample, TopicSchema
 from platevault.ports.clock import Clock
 from platevault.ports.object_store import ObjectStore, StoredObject
-from platevault.ports.sample_bus import History, SampleBus, Subscription
+from platevault.ports.sample_bus import (
+    History,
+    PastUnavailableError,
+    SampleBus,
+    Subscription,
+)
 from platevault.runtime.service import StopToken
 from platevault.sal.avro import avro_schema
 from platevault.services.header_service.delivery import header_key
@@ -82,6 +87,30 @@ class LaggingBus(MemorySampleBus):
     ) -> AsyncIterator[Subscription]:
         if recall_s:
             await self.answers.wait()
+        async with super().subscribe(
+            topics, history=history, sal_index=sal_index, recall_s=recall_s
+        ) as samples:
+            yield samples
+
+
+class ShortBus(MemorySampleBus):
+    """Tells no more of the past than a minute."""
+
+    asked = 0.0
+
+    @override
+    @asynccontextmanager
+    async def subscribe(
+        self,
+        topics: Collection[TopicSchema],
+        *,
+        history: History,
+        sal_index: int = 0,
+        recall_s: float = 0.0,
+    ) -> AsyncIterator[Subscription]:
+        if recall_s > 60.0:
+            raise PastUnavailableError("The past of the topics was not given in time")
+        self.asked = self.asked or recall_s
         async with super().subscribe(
             topics, history=history, sal_index=sal_index, recall_s=recall_s
         ) as samples:
@@ -396,6 +425,18 @@ async def test_a_silent_bus_does_not_cost_the_header_and_the_past_amends_it() ->
     assert place.document().image == IMAGE
     assert place.document().completeness < 0.7
     assert place.document(2).completeness == 1.0
+
+
+async def test_a_past_that_is_too_much_for_the_bus_is_asked_for_in_part() -> None:
+    clock = SteppedClock()
+    bus = ShortBus(clock=clock, recall_limit=10_000)
+    place = Site(clock, bus)
+    await place.say(WHOLE)
+    async with place.restarted(is_ready=False) as csc:
+        for _ in range(5):
+            await clock.advance(1.0)
+        await place.until(lambda: csc.past is PastState.TAKEN)
+    assert bus.asked == 180.0 / 4
 
 
 async def test_a_stop_before_the_past_came_leaves_the_exposure_to_the_next_start() -> None:

@@ -113,3 +113,16 @@ async def test_a_borrower_learns_that_the_lender_is_gone(tmp_path: Path) -> None
             async with asyncio.timeout(10):
                 while True:
                     await anext(samples)
+
+
+async def test_a_borrower_is_told_where_the_past_ends(tmp_path: Path) -> None:
+    file = tmp_path / "bus.json"
+    topic = INTERFACES.component("CCHeaderService").event("summaryState")
+    async with lent(file), LinkedSampleBus(file) as bus:
+        async with bus.subscribe([topic], history=History.LATEST, recall_s=60.0) as samples:
+            left = samples.past_left
+            state = (await anext(samples)).fields["summaryState"]
+            then = samples.past_left
+        async with bus.subscribe([topic], history=History.NONE) as samples:
+            live = samples.past_left
+    assert (left, state, then, live) == (1, SummaryState.STANDBY, 0, 0)

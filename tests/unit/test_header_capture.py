@@ -67,6 +67,7 @@ def capture(
     sensor: str = "",
     max_age: str = "",
     events: bool = True,
+    missed: bool = False,
 ) -> Found:
     keywords = only(source, at, like, max_age)
     exposure = ExposureEvents(IMAGE, 2.0)
@@ -77,7 +78,7 @@ def capture(
             exposure.take(sample.topic.name, reading_of(sample, _AS_SENT))
         samples.take(sample)
     (row,) = keywords.captured
-    evaluation = Evaluation(keywords=keywords, samples=samples, events=exposure)
+    evaluation = Evaluation(keywords=keywords, samples=samples, events=exposure, missed=missed)
     assert isinstance(row.source, TopicSource)
     if row.source.monitor:
         return evaluation.monitored(row.source)
@@ -541,3 +542,42 @@ def test_captures_have_their_moments() -> None:
     assert exposure.moment(Capture.START) == S
     assert exposure.moment(Capture.READOUT) == R
     assert exposure.moment(Capture.END) == R + 2.0 + 0.3
+
+
+# --- moments at which nobody listened -------------------------------------------------------------
+
+
+def test_the_first_sample_after_a_missed_moment_stands_in_and_says_so() -> None:
+    said = [position(S + 3.0, ra=10.0), position(S + 4.0, ra=11.0)]
+    found = capture("MTPtg.mountPosition.ra", said, missed=True)
+    assert (found.value, found.collected, found.age_s) == (10.0, Collected.DEFAULTED, -3.0)
+    assert found.problem == "sampled 3.000 s after the moment"
+
+
+def test_of_a_block_after_a_missed_moment_the_first_element_stands_in() -> None:
+    said = [block(S + 2.0, S + 2.0, [float(number) for number in range(100)])]
+    found = capture("ATPtg.mountPositions.ra[at S]", said, like="latiss", missed=True)
+    assert (found.value, found.collected, found.age_s) == (0.0, Collected.DEFAULTED, -2.0)
+
+
+def test_beyond_the_age_limit_nothing_stands_in() -> None:
+    found = capture("MTPtg.mountPosition.ra", [position(S + 6.0, ra=10.0)], missed=True)
+    assert (found.value, found.collected, found.age_s) == (None, Collected.STALE, -6.0)
+    assert found.problem == "6.000 s after the moment, limit 5.0 s"
+
+
+def test_a_moment_that_was_heard_gets_no_second_best() -> None:
+    found = capture("MTPtg.mountPosition.ra", [position(S + 3.0, ra=10.0)])
+    assert (found.value, found.collected) == (None, Collected.MISSING)
+
+
+def test_a_sample_of_the_moment_is_better_than_one_that_stands_in() -> None:
+    said = [position(S - 4.0, ra=10.0), position(S + 11.0, ra=11.0)]
+    found = capture("MTPtg.mountPosition.ra", said, missed=True)
+    assert (found.value, found.collected) == (10.0, Collected.OK)
+
+
+def test_a_state_that_is_told_later_was_not_that_of_a_missed_moment() -> None:
+    later = Speaker().say("MTPtg", "currentTarget", S + 1.0, timestamp=S + 1.0, targetName="X")
+    found = capture("MTPtg.currentTarget.targetName", [later], missed=True)
+    assert (found.value, found.collected) == (None, Collected.MISSING)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 #: Turns of the event loop in which a task that was cancelled may still end.
 _LAST_TURNS = 10
-#: Time in which a thread that was told to end may still end [s].
-_LAST_MOMENTS_S = 2.0
+#: Time in which a thread that was told to end may still end [s]; long, for a busy host.
+_LAST_MOMENTS_S = 20.0
 
 
 class LeakError(AssertionError):

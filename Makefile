@@ -26,11 +26,16 @@ else
 	@$(BIN)/platevault night run --root night --camera comcam --camera latiss --exposures 5 --cadence 2
 endif
 
-test: $(STAMP) ## run every test (those against servers too, once `make services` was run)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not drill' $(PYTEST_ARGS)
+# A selection in PYTEST_ARGS may leave nothing to one of the two halves of `make test` (status 5).
+PYTEST := $(BIN)/python -m pytest
+OR_NONE := $(if $(PYTEST_ARGS),|| test $$? = 5)
 
-drills: $(STAMP) ## kill, cut and stall real servers, and kill every service of a night
-	@$(BIN)/python -m pytest -m drill $(PYTEST_ARGS)
+test: $(STAMP) ## run every test (those against servers too, once `make services` was run), drills last
+	@$(PYTEST) -n 2 --dist loadfile -m 'not drill' $(PYTEST_ARGS) $(OR_NONE)
+	@$(MAKE) --no-print-directory drills
+
+drills: $(STAMP) ## kill every service and every server of a night once, one night at a time
+	@$(PYTEST) -m drill --durations=5 $(PYTEST_ARGS) $(OR_NONE)
 
 check: $(STAMP) ## lint, types, layers, documentation
 	@$(BIN)/ruff check .

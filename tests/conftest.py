@@ -36,13 +36,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("platevault")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # DDS finds its peers by time; on a busy host that is a drill, not a test.
-    for item in items:
-        if "dds" in item.path.name:
-            item.add_marker(pytest.mark.drill)
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-services",

@@ -25,7 +25,7 @@ from platevault.testing.servers import RabbitServer, ServerMissingError, free_po
 from platevault.testing.tcp_proxy import TcpProxy
 from platevault.testing.work_queue_contract import a_message
 
-pytestmark = [pytest.mark.drill, pytest.mark.servers]
+pytestmark = [pytest.mark.servers]
 
 CLOCK = SystemClock()
 QUICK = Backoff(first_s=0.05, ceiling_s=0.2, seed=1)

@@ -208,3 +208,13 @@ def test_wrong_usage_names_what_is_wrong(tmp_path: Path) -> None:
     settings = tmp_path / "site.yaml"
     settings.write_text("forwarder: {cuont: 3}\n")
     assert "forwarder.cuont" in platevault("config", "check", str(settings), status=2)
+
+
+def test_a_drill_on_a_server_that_the_night_does_not_use_is_refused(tmp_path: Path) -> None:
+    plan = tmp_path / "kills.yaml"
+    plan.write_text("- {exposure: 1, fault: kill, target: redis}\n")
+    told = platevault(
+        "night", "run", "--camera", "latiss", "--quiet", "--root", str(tmp_path / "night"),
+        "--faults", str(plan), status=2,
+    )  # fmt: skip
+    assert "--deployment local-servers" in told

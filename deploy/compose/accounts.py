@@ -80,6 +80,17 @@ def make_postgres(address: str, secrets: Path) -> None:
                     owner, sql.Identifier(OBSERVER)
                 )
             )
+        # Those rights hold for what is made from now on; a running site has tables already.
+        made = connection.execute(
+            "SELECT nspname FROM pg_namespace WHERE nspowner = %s::regrole", [POSTGRES_OWNER]
+        ).fetchall()
+        for (schema,) in made:
+            for what in ("USAGE ON SCHEMA", "SELECT ON ALL TABLES IN SCHEMA"):
+                connection.execute(
+                    sql.SQL("GRANT " + what + " {} TO {}").format(
+                        sql.Identifier(schema), sql.Identifier(OBSERVER)
+                    )
+                )
         for role in POSTGRES_ACCOUNTS:
             name = sql.Identifier(role)
             connection.execute(sql.SQL("GRANT {} TO {}").format(owner, name))

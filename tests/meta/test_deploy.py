@@ -21,6 +21,7 @@ from platevault.compose.cameras import load_camera
 from platevault.compose.serving.kinds import ServiceKind
 from platevault.compose.serving.process import ServeOptions, check_options
 from platevault.compose.settings import Settings, load_settings
+from platevault.testing.stack_servers import load_accounts
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE = DEPLOY / "compose"
@@ -130,6 +131,39 @@ def test_services_wait_for_their_accounts() -> None:
             assert service["depends_on"]["accounts"]["condition"] == (
                 "service_completed_successfully"
             )
+
+
+def test_the_page_says_of_each_account_where_it_is_and_which_queues_are_its_own() -> None:
+    accounts = load_accounts(COMPOSE)
+    page = (DEPLOY.parent / "docs" / "how-to" / "deploy.md").read_text()
+    table = page.partition("### Who may do what")[2].partition("\n\n* ")[0]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in table.splitlines()
+        if line.startswith("| `")
+    ]
+    told: dict[str, set[str]] = {
+        "kafka": set(),
+        "rabbitmq": set(),
+        "redis": set(),
+        "postgres": set(),
+    }
+    for name, *cells in rows:
+        for server, cell in zip(told, cells, strict=True):
+            if cell:
+                told[server].add(name.strip("`"))
+        queues = re.findall(r"`([^`]+)`", cells[1])
+        assert len(queues) == len(accounts.RABBITMQ_QUEUES.get(name.strip("`"), ()))
+        for queue in queues:
+            own = accounts.rabbitmq_rights(name.strip("`"))
+            assert re.search(own["read"], queue.replace("*", "LATISS"))
+            assert re.search(own["configure"], queue.replace("*", "LATISS"))
+    made: dict[str, set[str]] = {server: set() for server in told}
+    for secret in STACK["secrets"]:
+        server, _, account = secret.partition("_")
+        if server in made:
+            made[server].add(account)
+    assert told == made
 
 
 # --- systemd ----------------------------------------------------------------------------------

@@ -96,6 +96,27 @@ async def test_the_observer_reads_the_ledger_and_changes_nothing(
                 connection.execute(refused)
 
 
+async def test_the_observer_of_a_site_that_ran_before_reads_what_was_there(
+    postgres: StackPostgres, secrets: Path, accounts: ModuleType
+) -> None:
+    secret = password_of(secrets, "postgres", "archiver")
+    settings = PostgresSettings(
+        host=postgres.host, port=postgres.port, user="archiver", password=secret
+    )
+    async with PostgresFileLedger(settings=settings):
+        pass
+    with connected(postgres, "archiver", secret) as connection:
+        connection.execute("REVOKE ALL ON SCHEMA ledger FROM observer")
+        connection.execute("REVOKE ALL ON ALL TABLES IN SCHEMA ledger FROM observer")
+    with connected(
+        postgres, "observer", password_of(secrets, "postgres", "observer")
+    ) as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT * FROM ledger.schema_version")
+        accounts.make_postgres(f"{postgres.host}:{postgres.port}", secrets)
+        connection.execute("SELECT * FROM ledger.schema_version")
+
+
 def test_postgres_lets_nobody_in_with_another_password(postgres: StackPostgres) -> None:
     for account, secret in (("archiver", "guessed"), ("postgres", ""), ("installer", "")):
         with pytest.raises(psycopg.OperationalError):

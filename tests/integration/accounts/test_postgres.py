@@ -57,7 +57,12 @@ async def test_postgres_gives_each_account_the_ledger_and_no_more(
     )
     async with PostgresFileLedger(settings=settings) as ledger:
         assert await ledger.exposures() == []
+        assert await ledger.first_fence() >= 0
     with connected(postgres, account, secret) as connection:
+        # Whoever was first, all share what is there.
+        assert connection.execute(
+            "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'ledger'"
+        ).fetchall() == [("platevault",)]
         for refused in (
             "CREATE ROLE intruder",
             "CREATE DATABASE another",

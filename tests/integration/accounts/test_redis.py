@@ -50,6 +50,7 @@ async def test_redis_gives_each_account_leases_and_presence_also_after_a_restart
         leases = RedisLeases(connection=connection, clock=clock)
         grant = await leases.acquire(f"board-{account}", holder="me", ttl_s=5.0)
         assert grant is not None
+        assert await leases.current(grant.name) == grant
         renewed = await leases.renew(grant, ttl_s=5.0)
         assert renewed is not None
         await leases.release(renewed)
@@ -58,7 +59,13 @@ async def test_redis_gives_each_account_leases_and_presence_also_after_a_restart
         assert account in [one.name for one in await presence.alive("process")]
         await presence.withdraw("process", account)
     with redis.Redis(port=redis_store.port, username=account, password=secret) as client:
-        for refused in (("FLUSHALL",), ("CONFIG", "GET", "*"), ("SET", "x", "1"), ("ACL", "LIST")):
+        for refused in (
+            ("KEYS", "*"),
+            ("FLUSHALL",),
+            ("CONFIG", "GET", "*"),
+            ("SET", "x", "1"),
+            ("ACL", "LIST"),
+        ):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.execute_command(*refused)
 

@@ -70,7 +70,6 @@ ARCHIVE_CONTROLLER_STEPS = (
     "place_told",
     "delivery_begun",
     "linked",
-    "sent",
     "verified",
     "ingest_requested",
 )

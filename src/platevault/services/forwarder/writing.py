@@ -10,6 +10,7 @@ from pathlib import Path
 from platevault.domain.camera import Camera, Detector
 from platevault.domain.errors import PlatevaultError
 from platevault.domain.header_cards import sensor_cards
+from platevault.domain.headers import Card
 from platevault.domain.ids import FileKey, FileKind
 from platevault.domain.inventory import AttemptRecord
 from platevault.domain.lifecycles import Destination, FileState
@@ -99,6 +100,8 @@ class SensorWriter:
         self._ledger = ledger
         self._clock = clock
         self._steps = steps
+        # They follow from the camera alone and cost as much as all other cards of a file.
+        self._segments: dict[tuple[str, str], tuple[tuple[Card, ...], ...]] = {}
 
     async def resume(self, job: SensorJob) -> bool:
         """Finish what a former worker had staged; ``False`` if there is nothing to finish.
@@ -144,7 +147,7 @@ class SensorWriter:
             group=job.group,
             detector_type=job.detector.type,
             primary=sensor_cards(header.document, job.camera, job.detector, reading.facts),
-            segments=segment_cards(job.camera, job.detector),
+            segments=self._segments_of(job),
         )
         staged_raw = await self._writer.stage_image(image, raw)
         try:
@@ -155,6 +158,12 @@ class SensorWriter:
             await self._writer.discard([staged_raw])
             raise
         return [staged_sidecar, staged_raw]
+
+    def _segments_of(self, job: SensorJob) -> tuple[tuple[Card, ...], ...]:
+        key = job.camera.name, job.detector.name
+        if key not in self._segments:
+            self._segments[key] = segment_cards(job.camera, job.detector)
+        return self._segments[key]
 
     async def _record_staged(
         self, job: SensorJob, staged: Sequence[StagedFile], *, degraded: bool

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from typing_extensions import override
 
+from platevault.adapters.dds import DdsSampleBus, DdsSettings
 from platevault.adapters.kafka import KafkaSampleBus, KafkaSettings
 from platevault.adapters.memory.sample_bus import MemorySampleBus
 from platevault.adapters.system_clock import SystemClock
@@ -35,6 +37,7 @@ from platevault.services.header_service.images import Timing
 from platevault.services.header_service.recovery import PastState
 from platevault.services.header_service.service import HeaderServiceCsc, HeaderServiceOptions
 from platevault.testing.clocks import SteppedClock
+from platevault.testing.dds_domains import own_domain
 from platevault.testing.header_samples import IMAGE, MemoryObjectStore, exposure, interfaces
 
 COMCAM = load_camera("comcam")
@@ -457,29 +460,26 @@ async def test_a_stop_before_the_past_came_leaves_the_exposure_to_the_next_start
     assert place.document().status is HeaderStatus.COMPLETE
 
 
-# --- a real broker --------------------------------------------------------------------------------
+# --- real buses -----------------------------------------------------------------------------------
+
+AnyBus = AbstractAsyncContextManager[SampleBus]
 
 
-@pytest.mark.servers
-@pytest.mark.parametrize("saved", [False, True])
-@pytest.mark.parametrize("event", EVENTS)
-async def test_over_kafka_too_the_header_is_that_of_a_service_that_was_not_killed(
-    event: str, saved: bool, kafka_settings: KafkaSettings, undisturbed: HeaderDocument
-) -> None:
-    def kafka() -> KafkaSampleBus:
-        return KafkaSampleBus(settings=kafka_settings, clock=SystemClock(), avro_schema=avro_schema)
-
+async def header_over(
+    make_bus: Callable[[str], AnyBus], event: str, *, saved: bool
+) -> tuple[HeaderDocument, PastState]:
+    """Kill a service at an event, let the exposure end, and start the service again."""
     annex, spool = DeadlyStore(), DeadlyStore()
     before, sample, after = parts(event)
     announcement = interfaces().component("CCHeaderService").event("largeFileObjectAvailable")
 
-    async def say(bus: KafkaSampleBus, samples: Iterable[Sample]) -> None:
+    async def say(bus: SampleBus, samples: Iterable[Sample]) -> None:
         for one in samples:
             await bus.publish(one)
 
     @asynccontextmanager
     async def serving() -> AsyncIterator[HeaderServiceCsc]:
-        async with kafka() as bus, asyncio.TaskGroup() as group:
+        async with make_bus("service") as bus, asyncio.TaskGroup() as group:
             csc, ready = service_on(bus, SystemClock(), annex, spool), asyncio.Event()
             task = group.create_task(csc.run(StopToken(), ready.set))
             await ready.wait()
@@ -487,7 +487,7 @@ async def test_over_kafka_too_the_header_is_that_of_a_service_that_was_not_kille
             task.cancel()
             await asyncio.wait({task})
 
-    async with asyncio.timeout(60), kafka() as observatory:
+    async with asyncio.timeout(60), make_bus("observatory") as observatory:
         async with serving():
             await say(observatory, before)
             spool.kill_at(f"{OPEN}{IMAGE}.{saves_before(event):06d}", writes_first=saved)
@@ -505,10 +505,39 @@ async def test_over_kafka_too_the_header_is_that_of_a_service_that_was_not_kille
             url = (await anext(events)).fields["url"]
             state = csc.past
     assert url == f"memory:///{VERSION_1}"
+    return parse_header(annex.objects[VERSION_1]), state
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("event", EVENTS)
+async def test_over_kafka_too_the_header_is_that_of_a_service_that_was_not_killed(
+    event: str, saved: bool, kafka_settings: KafkaSettings, undisturbed: HeaderDocument
+) -> None:
+    def kafka(_: str) -> AnyBus:
+        return KafkaSampleBus(settings=kafka_settings, clock=SystemClock(), avro_schema=avro_schema)
+
+    document, state = await header_over(kafka, event, saved=saved)
     assert state is PastState.TAKEN
-    document = parse_header(annex.objects[VERSION_1])
     assert document.records == undisturbed.records
     assert facts(document) == facts(undisturbed)
+
+
+@pytest.mark.parametrize("event", ["endReadout", "endOfImageTelemetry"])
+async def test_over_dds_the_journal_and_the_newest_events_make_the_header(
+    event: str, tmp_path: Path, undisturbed: HeaderDocument
+) -> None:
+    def dds(directory: str) -> AnyBus:
+        settings = DdsSettings(domain_id=own_domain(), spool_directory=tmp_path / directory)
+        return DdsSampleBus(settings=settings, clock=SystemClock())
+
+    document, state = await header_over(dds, event, saved=True)
+    assert state is PastState.TAKEN
+    assert document.status is HeaderStatus.COMPLETE
+    for keyword in ("FILTER", "RASTART", "RAEND", "HUMIDITY", "DARKTIME"):
+        (record,) = [one for one in document.records if one.keyword == keyword]
+        assert record.collected is Collected.OK, keyword
+    assert facts(document) == pytest.approx(facts(undisturbed), abs=0.02)
 
 
 def saves_before(event: str) -> int:

@@ -141,10 +141,17 @@ async def test_another_failure_for_good_is_worth_a_retry(
     assert len(producers) == 2
 
 
-async def test_who_sends_nothing_makes_no_producer(
+async def test_who_sends_nothing_is_told_nothing(
     monkeypatch: pytest.MonkeyPatch, board: HealthBoard, producers: list[FakeProducer]
 ) -> None:
     monkeypatch.setattr(outbox, "Producer", FakeProducer)
-    async with an_outbox(board):
-        pass
-    assert producers == []
+    FakeProducer.failures = [REFUSED]
+    with capture_logs() as logs:
+        async with asyncio.timeout(PATIENCE_S), an_outbox(board) as box:
+            producers[0].called.set()
+            while box._producer is not None:  # noqa: ASYNC110 - a thread polls it
+                await asyncio.sleep(0.01)
+            assert board.health.state is BusState.CONNECTED
+            await send(box, 1)
+    assert logs == []
+    assert len(producers) == 2

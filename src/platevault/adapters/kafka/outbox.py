@@ -54,8 +54,9 @@ class Outbox:
     A message that is sent again while the first is still under way is not sent twice: its sender
     waits for the first. The client repeats a message on its own and the broker recognises that.
 
-    The producer is made for the first message, since an account that may only read is refused one;
-    and made again for the next message after it failed for good, since rights may be given later.
+    The producer is made at once, since the broker's leave to write can take a second. It is made
+    again for the next message after it failed for good, since rights may be given later; of an
+    account that is refused and sends nothing, nothing is said.
     """
 
     def __init__(self, *, options: Mapping[str, Any], within_s: float, health: HealthBoard) -> None:
@@ -73,6 +74,7 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         await self._calls.__aenter__()
         self._serving = self._loop.create_task(self._calls.run(self._serve), name="kafka-outbox")
+        self._open()
         return self
 
     async def __aexit__(
@@ -90,8 +92,7 @@ class Outbox:
         if self._serving is not None and not self._serving.cancelled():
             self._serving.result()
 
-    def open(self) -> Producer:
-        """Give the producer; a new one begins to look for brokers at once."""
+    def _open(self) -> Producer:
         if self._serving is None or self._closing:
             raise UsageError("The bus is not open")
         if self._producer is None:
@@ -128,7 +129,7 @@ class Outbox:
             raise error_of(problem, "The broker did not take the sample", topic=topic)
 
     def _produce(self, message: MessageId, topic: str, key: bytes, value: bytes) -> list[_Outcome]:
-        producer = self.open()
+        producer = self._open()
         waiters: list[_Outcome] = []
         loop = self._loop
 
@@ -168,10 +169,10 @@ class Outbox:
             return
         self._producer = None
         self._made.clear()
-        if is_refusal(problem):
-            self._health.bad(WRITING, f"The account may not write: {problem.str()}")
-        else:
+        if not is_refusal(problem):
             _log.error("Kafka producer replaced", reason=problem.str())
+        elif self._under_way:
+            self._health.bad(WRITING, f"The account may not write: {problem.str()}")
         waiting, self._under_way = self._under_way, {}
         for waiters in waiting.values():
             for outcome in waiters:

@@ -152,7 +152,7 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
         return await self._board.wait_for(state)
 
     async def prepare(self, topics: Collection[TopicSchema]) -> None:
-        """Make topics, schemas and a producer now, so that no first sample waits for that.
+        """Make topics and register their schemas now, so that no first sample waits for that.
 
         Raises
         ------
@@ -161,7 +161,6 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
         BusAccessError, BusRefusalError, SchemaRefusedError
             Do not retry.
         """
-        self._opened_outbox().open()
         for name, topic in (await self._directory.ensure(topics)).items():
             await self._prepare(name, topic)
 

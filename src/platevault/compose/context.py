@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -54,8 +54,8 @@ class ProcessContext:
         What is counted in this process.
     bus, queue, leases, presence, ledger, writer, links, annex, spool, ingest
         The ports; ``spool`` is a store of this host.
-    problems
-        By server, what is wrong with its connection; empty text if nothing is.
+    servers
+        How it stands with them.
     """
 
     settings: Settings
@@ -74,8 +74,8 @@ class ProcessContext:
     annex: ObjectStore
     spool: ObjectStore
     ingest: Ingest
+    servers: Servers
     keyword_files: Mapping[str, Path] = field(default_factory=dict)
-    problems: Mapping[str, Callable[[], str]] = field(default_factory=dict)
 
 
 @asynccontextmanager
@@ -86,24 +86,59 @@ async def process_context(
     keyword_files: Mapping[str, Path],
     *,
     parts: Collection[Part] = EVERY_PART,
-    instance: str = "",
 ) -> AsyncIterator[ProcessContext]:
     """Open the adapter that the settings name for each port, in ``parts`` of them only.
 
     With defaults everything is in this process: bus, queue and leases in memory, SQLite, files.
     """
-    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        servers = Servers(settings=settings, clock=SystemClock(), stack=stack, parts=parts)
+        presence = await servers.presence()
+        yield await stack.enter_async_context(
+            opened_context(settings, cameras, metrics, keyword_files, servers, presence)
+        )
+
+
+@asynccontextmanager
+async def opened_context(
+    settings: Settings,
+    cameras: Mapping[str, Camera],
+    metrics: Metrics,
+    keyword_files: Mapping[str, Path],
+    servers: Servers,
+    presence: Presence,
+) -> AsyncIterator[ProcessContext]:
+    """Open the rest for a process that is already seen; waits for a ledger that is away.
+
+    Parameters
+    ----------
+    settings, cameras, metrics, keyword_files
+        As of `process_context`.
+    servers
+        Opens them, in its own stack.
+    presence
+        What it gave before.
+    """
+    clock = servers.clock
     settings.root.mkdir(parents=True, exist_ok=True)
     sync = SyncPolicy(settings.forwarder.durability)
-    async with AsyncExitStack() as stack:
-        servers = Servers(
-            settings=settings, clock=clock, stack=stack, parts=parts, instance=instance
-        )
-        ledger = await servers.ledger()
-        # The ledger outlives the process and refuses older fences: begin beyond them.
-        leases, presence = await servers.leases(
-            first_fence=await ledger.first_fence() if Part.LEDGER in parts else 1
-        )
+    # What opens while its server is away comes first: then each that is missing is named.
+    bus, queue = await servers.bus(), await servers.queue()
+    ledger = await servers.ledger()
+    leases = await servers.leases(ledger)
+    async with (
+        FitsImageWriter(
+            sync=sync,
+            algorithm=DigestAlgorithm(settings.forwarder.digest),
+            encoding=Encoding(
+                compressed=settings.forwarder.compression == "rice",
+                tile_rows=settings.forwarder.tile_rows,
+            ),
+            codec=choose_codec(settings.forwarder.codec),
+        ) as writer,
+        FilesystemLinkStore(sync=sync) as links,
+        ButlerIngest(repository=servers.repository()) as ingest,
+    ):
         yield ProcessContext(
             settings=settings,
             version=version("platevault"),
@@ -111,26 +146,16 @@ async def process_context(
             keyword_files=keyword_files,
             clock=clock,
             interfaces=load_interfaces(),
-            bus=await servers.bus(),
+            bus=bus,
             metrics=metrics,
-            queue=MeteredWorkQueue(queue=await servers.queue(), metrics=metrics),
+            queue=MeteredWorkQueue(queue=queue, metrics=metrics),
             leases=leases,
             presence=presence,
             ledger=MeteredLedger(ledger=ledger, metrics=metrics, clock=clock),
-            writer=await stack.enter_async_context(
-                FitsImageWriter(
-                    sync=sync,
-                    algorithm=DigestAlgorithm(settings.forwarder.digest),
-                    encoding=Encoding(
-                        compressed=settings.forwarder.compression == "rice",
-                        tile_rows=settings.forwarder.tile_rows,
-                    ),
-                    codec=choose_codec(settings.forwarder.codec),
-                )
-            ),
-            links=await stack.enter_async_context(FilesystemLinkStore(sync=sync)),
+            writer=writer,
+            links=links,
             annex=FilesystemObjectStore(settings.annex_dir),
             spool=FilesystemObjectStore(settings.spool_dir),
-            ingest=await stack.enter_async_context(ButlerIngest(repository=servers.repository())),
-            problems=servers.problems,
+            ingest=ingest,
+            servers=servers,
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+import structlog
 
 from platevault.adapters.butler.configuration import Compatibility, RepositorySettings
 from platevault.adapters.memory.leases import MemoryLeases
@@ -22,6 +24,7 @@ from platevault.adapters.one_host import (
 from platevault.adapters.sqlite import SqliteFileLedger
 from platevault.compose.ledgers import client_missing, file_ledger
 from platevault.compose.settings import Settings
+from platevault.domain.errors import TransientError, UsageError
 from platevault.domain.samples import TopicSchema
 from platevault.ports.clock import Clock
 from platevault.ports.leases import Leases
@@ -40,6 +43,8 @@ OpenT = TypeVar("OpenT")
 _OPENING = Backoff(first_s=0.2, ceiling_s=5.0)
 #: Tells what is wrong with a connection now; nothing if it serves.
 Problem = Callable[[], str]
+
+_log = structlog.get_logger(__name__)
 
 
 class Part(StrEnum):
@@ -83,17 +88,20 @@ class Servers:
         instance: str = "",
     ) -> None:
         self._settings = settings
-        self._clock = clock
+        self.clock = clock
         self._stack = stack
         self._parts = parts
         self._instance = instance
         #: By server; each tells what is wrong with it.
         self.problems: dict[str, Problem] = {}
+        #: Each asks a server now that is asked only now and then, or when it is needed.
+        self.inquiries: list[Callable[[], Awaitable[None]]] = []
+        self._leases: Callable[[int], Leases] | None = None
 
     async def bus(self) -> SampleBus:
         """Give the sample bus."""
         if self._settings.bus == "memory":
-            return MemorySampleBus(clock=self._clock)
+            return MemorySampleBus(clock=self.clock)
         if self._settings.bus == "dds":
             return await self._dds()
         try:
@@ -116,11 +124,12 @@ class Servers:
                 registry_ca_file=part.registry_ca_file,
                 history_limit=part.history_limit,
             ),
-            clock=self._clock,
+            clock=self.clock,
             avro_schema=_avro_schema,
         )
         if Part.BUS in self._parts:
             await self._stack.enter_async_context(bus)
+            self.inquiries.append(bus.inquire)
             self.problems["kafka"] = lambda: (
                 "" if bus.health.state is BusState.CONNECTED else bus.health.reason
             )
@@ -133,24 +142,29 @@ class Servers:
             raise client_missing("dds", error) from error
         part = self._settings.dds
         spool = self._settings.spool_dir / "dds" / self._instance if self._instance else None
-        bus = DdsSampleBus(
-            settings=DdsSettings(
-                domain_id=part.domain_id,
-                interface=part.interface,
-                peers=part.peers,
-                multicast=part.multicast,
-                spool_directory=spool,
-            ),
-            clock=self._clock,
-        )
-        if Part.BUS in self._parts:
-            await self._stack.enter_async_context(bus)
+
+        def make() -> DdsSampleBus:
+            return DdsSampleBus(
+                settings=DdsSettings(
+                    domain_id=part.domain_id,
+                    interface=part.interface,
+                    peers=part.peers,
+                    multicast=part.multicast,
+                    spool_directory=spool,
+                ),
+                clock=self.clock,
+            )
+
+        if Part.BUS not in self._parts:
+            return make()
+        bus = await self._entered("dds", make)
+        self.problems["dds"] = lambda: bus.problem
         return bus
 
     async def queue(self) -> WorkQueue:
         """Give the work queue."""
         if self._settings.queue == "memory":
-            return MemoryWorkQueue(clock=self._clock)
+            return MemoryWorkQueue(clock=self.clock)
         if self._settings.queue == "sqlite":
             return await self._shared_queue()
         try:
@@ -172,10 +186,11 @@ class Servers:
                 queue_kind=QueueKind(part.queue_kind),
                 delivery_limit=part.delivery_limit,
             ),
-            clock=self._clock,
+            clock=self.clock,
         )
         if Part.QUEUE in self._parts:
             await self._stack.enter_async_context(queue)
+            self.inquiries.append(queue.connect)
             self.problems["rabbitmq"] = lambda: "; ".join(
                 f"{name}: {state.problem}"
                 for name, state in queue.states.items()
@@ -185,23 +200,23 @@ class Servers:
 
     async def _shared_queue(self) -> WorkQueue:
         def make() -> SqliteWorkQueue:
-            return SqliteWorkQueue(self._settings.queue_path, clock=self._clock)
+            return SqliteWorkQueue(self._settings.queue_path, clock=self.clock)
 
         if Part.QUEUE not in self._parts:
             return make()
-        queue = await self._entered(make)
+        queue = await self._entered("queue", make)
         self.problems["queue"] = lambda: queue.problem
         return queue
 
-    async def leases(self, *, first_fence: int) -> tuple[Leases, Presence]:
-        """Give leases, whose numbers begin with ``first_fence`` at least, and presence."""
+    async def presence(self) -> Presence:
+        """Give presence; `leases` are of the same server."""
         if self._settings.leases == "memory":
-            return (
-                MemoryLeases(clock=self._clock, first_fence=first_fence),
-                MemoryPresence(clock=self._clock),
+            self._leases = lambda first_fence: MemoryLeases(
+                clock=self.clock, first_fence=first_fence
             )
+            return MemoryPresence(clock=self.clock)
         if self._settings.leases == "sqlite":
-            return await self._shared_leases(first_fence)
+            return await self._shared_presence()
         try:
             from platevault.adapters.redis import (
                 RedisConnection,
@@ -225,42 +240,78 @@ class Servers:
                 key_file=part.key_file,
                 namespace=part.namespace,
             ),
-            clock=self._clock,
+            clock=self.clock,
         )
         if Part.LEASES in self._parts:
             await self._stack.enter_async_context(connection)
             self.problems["redis"] = lambda: (
                 "" if connection.state.answers else connection.state.problem or "no answer"
             )
-        return (
-            RedisLeases(connection=connection, clock=self._clock, first_fence=first_fence),
-            RedisPresence(connection=connection),
+        self._leases = lambda first_fence: RedisLeases(
+            connection=connection, clock=self.clock, first_fence=first_fence
         )
+        return RedisPresence(connection=connection)
 
-    async def _shared_leases(self, first_fence: int) -> tuple[Leases, Presence]:
+    async def _shared_presence(self) -> Presence:
         def make() -> LeaseStore:
             return LeaseStore(self._settings.leases_path)
 
-        store = await self._entered(make) if Part.LEASES in self._parts else make()
+        store = await self._entered("leases", make) if Part.LEASES in self._parts else make()
         self.problems["leases"] = lambda: store.problem
-        return (
-            SqliteLeases(store=store, clock=self._clock, first_fence=first_fence),
-            SqlitePresence(store=store, clock=self._clock),
+        self._leases = lambda first_fence: SqliteLeases(
+            store=store, clock=self.clock, first_fence=first_fence
         )
+        return SqlitePresence(store=store, clock=self.clock)
 
-    async def _entered(self, make: Callable[[], AbstractAsyncContextManager[OpenT]]) -> OpenT:
+    async def leases(self, ledger: SqliteFileLedger | PostgresFileLedger) -> Leases:
+        """Give leases of the server of `presence`, which was called before.
+
+        The ledger outlives every process and refuses older fencing numbers: they begin beyond its.
+        """
+        if self._leases is None:
+            raise UsageError("Presence is opened before leases")
+        if Part.LEDGER not in self._parts:
+            return self._leases(1)
+        return self._leases(await self._answered(self._ledger_name, ledger.first_fence))
+
+    async def inquire(self) -> None:
+        """Ask servers how it stands; `problems` tell what they answered."""
+        for ask in self.inquiries:
+            with suppress(TransientError):
+                await ask()
+
+    async def _entered(
+        self, name: str, make: Callable[[], AbstractAsyncContextManager[OpenT]]
+    ) -> OpenT:
         """Open what ``make`` gives; again while it does not answer."""
 
         async def enter() -> OpenT:
             return await self._stack.enter_async_context(make())
 
-        return await retry(enter, clock=self._clock, backoff=_OPENING)
+        return await self._answered(name, enter)
+
+    async def _answered(self, name: str, ask: Callable[[], Awaitable[OpenT]]) -> OpenT:
+        """Ask a server until it answers; meanwhile its problem is the last answer."""
+
+        def note(error: TransientError, failures: int, _pause_s: float) -> None:
+            self.problems[name] = lambda: str(error)
+            if failures == 1:
+                _log.warning("Server does not answer yet", server=name, problem=str(error))
+
+        answer = await retry(ask, clock=self.clock, backoff=_OPENING, on_retry=note)
+        if self.problems.pop(name, None) is not None:
+            _log.info("Server answers", server=name)
+        return answer
 
     async def ledger(self) -> SqliteFileLedger | PostgresFileLedger:
         """Give the ledger; waits until its database answers."""
         if Part.LEDGER not in self._parts:
             return file_ledger(self._settings)
-        return await self._entered(lambda: file_ledger(self._settings))
+        return await self._entered(self._ledger_name, lambda: file_ledger(self._settings))
+
+    @property
+    def _ledger_name(self) -> str:
+        return "postgres" if self._settings.ledger == "postgres" else "ledger"
 
     def repository(self) -> RepositorySettings:
         """Give the settings of the Butler repository.

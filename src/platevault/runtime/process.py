@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 
@@ -112,6 +112,36 @@ async def run_services(
             raise _single(failures) from None
     if late:
         raise DrainError("Services did not stop in time", services=late)
+
+
+@asynccontextmanager
+async def running_beneath(
+    services: Sequence[Service], *, clock: Clock, drain_within_s: float = 10.0
+) -> AsyncIterator[None]:
+    """Run services for the time of the context: from before others begin until they have ended.
+
+    The body begins when all are ready; after it, also after a failure, they stop in reverse order.
+
+    Raises
+    ------
+    ServiceExitedError
+        One returned without being asked; the body was cancelled.
+    ExceptionGroup
+        More than one service failed, or one and the body; a single failure is raised as it is.
+    """
+    running: list[_Running] = []
+    never = StopToken()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for service in services:
+                await _start(_Running(service), running, group, never)
+            try:
+                yield
+            finally:
+                for one in reversed(running):
+                    await _drained(one, clock, drain_within_s, never)
+    except BaseExceptionGroup as failures:
+        raise _single(failures) from None
 
 
 def exit_code(error: BaseException | None) -> int:

@@ -94,6 +94,7 @@ class Reception:
         self._lock = threading.Lock()
         self._stopping = False
         self._ended = True
+        self._failure = ""
         self._started: Future[None] = Future()
         self._thread: threading.Thread | None = None
 
@@ -152,6 +153,11 @@ class Reception:
         if self._opened:
             await self.run(lambda: None)
 
+    @property
+    def problem(self) -> str:
+        """What is wrong: reception has ended, or failed and was not taken up again."""
+        return "the domain is not joined" if self._ended else self._failure
+
     def _post(self, work: Callable[[], None]) -> bool:
         with self._lock:  # the thread may do the work, and end, before it is woken for it
             if self._ended:
@@ -174,6 +180,7 @@ class Reception:
         self._opened.append(opened)
         self._waitset.attach(condition)
         self._take(opened)
+        self._failure = ""
         return opened
 
     def close_reader(self, opened: Opened) -> None:
@@ -273,6 +280,7 @@ class Reception:
         problem = BusUnavailableError(
             "Reception failed", problem=f"{type(error).__name__}: {error}"
         )
+        self._failure = str(problem)
         for opened in tuple(self._opened):
             self._loop.call_soon_threadsafe(opened.target.fail, problem)
             self.close_reader(opened)

@@ -76,6 +76,12 @@ class Recordings:
         for group in await loop.run_in_executor(self._disk, spooled_groups, directory):
             await self._open(group, directory, self._disk)
 
+    @property
+    def problem(self) -> str:
+        """What is wrong with what is kept on disk; empty if nothing is."""
+        found = {group.problem for group in self._groups.values() if group.problem}
+        return ", ".join(sorted(found))
+
     async def stop(self) -> None:
         """Write what waits and close the spools; nothing comes any more."""
         disk, self._disk = self._disk, None
@@ -153,6 +159,8 @@ class _Group:
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
         self.lost = 0
+        #: Why the last samples could not be spooled; empty if they were.
+        self.problem = ""
         self.window: deque[tuple[int, Sample]] = deque()
         self.given = 0
         self.seen: dict[Writer, int] = {}
@@ -233,8 +241,10 @@ class _Group:
                 dropped = self._spool.add(batch)
             except sqlite3.Error as error:
                 self.lost += len(batch)
+                self.problem = f"samples are not spooled: {error}"
                 _log.warning("Samples could not be spooled", count=len(batch), problem=str(error))
                 continue
+            self.problem = ""
             self._loop.call_soon_threadsafe(self._written, dropped)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from cyclonedds.pub import DataWriter
 from typing_extensions import override
 
 from platevault.adapters.dds.codec import TopicCodec, topic_name
+from platevault.adapters.dds.network import interface_problem
 from platevault.adapters.dds.qualities import reader_qualities, writer_qualities
 from platevault.adapters.dds.reception import Opened, Reception
 from platevault.adapters.dds.recording import Recordings
@@ -57,6 +58,7 @@ class DdsSampleBus(SampleBus, AbstractAsyncContextManager["DdsSampleBus", None])
         self._recordings = Recordings(settings=settings, reception=self._reception)
         self._writers: dict[str, tuple[DataWriter[Any], TopicCodec]] = {}
         self._published = 0
+        self._refusal = ""
         self._meeting: dict[str, asyncio.Lock] = {}
 
     @override
@@ -67,6 +69,15 @@ class DdsSampleBus(SampleBus, AbstractAsyncContextManager["DdsSampleBus", None])
             await self._recordings.start()
             await asyncio.sleep(self._settings.discover_s)
             opened = True
+        except BusUnavailableError as error:
+            network = self._network_problem
+            if not network:
+                raise
+            raise BusUnavailableError(
+                "The network of the DDS domain is not there",
+                domain_id=self._settings.domain_id,
+                problem=network,
+            ) from error
         finally:
             if not opened:
                 await self._close()
@@ -80,6 +91,25 @@ class DdsSampleBus(SampleBus, AbstractAsyncContextManager["DdsSampleBus", None])
         trace: TracebackType | None,
     ) -> None:
         await self._close()
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the bus at this moment, for people; empty if nothing is.
+
+        It has no server, so what can fail is the network, and this process's own part.
+        """
+        found = (
+            self._network_problem,
+            self._reception.problem,
+            self._recordings.problem,
+            self._refusal,
+        )
+        return ", ".join(text for text in found if text)
+
+    @property
+    def _network_problem(self) -> str:
+        name = self._settings.interface_name
+        return interface_problem(name) if name else ""
 
     async def _close(self) -> None:
         self._writers.clear()
@@ -110,6 +140,7 @@ class DdsSampleBus(SampleBus, AbstractAsyncContextManager["DdsSampleBus", None])
             except DDSException as error:
                 busy = error.code == DDSException.DDS_RETCODE_TIMEOUT
                 if not busy or loop.time() >= deadline:
+                    self._refusal = f"{topic_name(sample.topic)} is not taken: {error}"
                     raise BusUnavailableError(
                         "DDS did not take the sample",
                         topic=topic_name(sample.topic),
@@ -118,6 +149,7 @@ class DdsSampleBus(SampleBus, AbstractAsyncContextManager["DdsSampleBus", None])
             except Exception as error:
                 raise codec.misfit(error) from error
             else:
+                self._refusal = ""
                 return
             await asyncio.sleep(_OFFER_AGAIN_S)
 

@@ -88,12 +88,20 @@ class DdsSettings:
         if not self.config and not self.interface:
             raise UsageError("No network interface is named", field="interface")
 
+    @property
+    def interface_name(self) -> str:
+        """Name of the network interface; empty if it is given otherwise."""
+        return "" if self.config or self._is_address else self.interface
+
+    @property
+    def _is_address(self) -> bool:
+        return self.interface.replace(".", "").isdigit() or ":" in self.interface
+
     def configuration(self) -> str:
         """Give the configuration of Cyclone DDS."""
         if self.config:
             return self.config
-        is_address = self.interface.replace(".", "").isdigit() or ":" in self.interface
-        which = "address" if is_address else "name"
+        which = "address" if self._is_address else "name"
         multicast = str(self.multicast).lower()
         peers = "".join(f"<Peer address={quoteattr(peer)}/>" for peer in self.peers)
         return (

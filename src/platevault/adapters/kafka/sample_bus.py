@@ -151,6 +151,11 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
         """Return once the health is ``state``."""
         return await self._board.wait_for(state)
 
+    async def inquire(self) -> None:
+        """Ask brokers and registry now; `health` tells what they answered."""
+        await self._look_at_broker()
+        await self._look_at_registry()
+
     async def prepare(self, topics: Collection[TopicSchema]) -> None:
         """Make topics and register their schemas now, so that no first sample waits for that.
 
@@ -369,8 +374,7 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
     async def _watch(self) -> None:
         """Look at brokers and registry now and then, and soon after a client complained."""
         while True:
-            await self._look_at_broker()
-            await self._look_at_registry()
+            await self.inquire()
             self._directory.poll()
             degraded = self.health.state is BusState.DEGRADED
             pause_s = _PROBE_AGAIN_S if degraded else self._settings.probe_every_s

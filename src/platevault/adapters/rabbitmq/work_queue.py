@@ -117,6 +117,17 @@ class RabbitWorkQueue(WorkQueue):
         """How it stands with the connection for sending and the one for taking."""
         return {"sending": self._sending.state, "taking": self._taking.state}
 
+    async def connect(self) -> None:
+        """Connect now what would be connected when it is needed.
+
+        Raises
+        ------
+        QueueUnavailableError
+            The broker does not answer, or was asked a moment ago. Ask again.
+        """
+        await self._sending.session()
+        await self._taking.session()
+
     @override
     async def send(self, queue: str, message: Message, *, priority: int = 0) -> None:
         if not 0 <= priority <= HIGHEST_PRIORITY:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,6 +19,8 @@ from platevault.runtime.waiting import wait_first
 PROCESS_ROLE = "process"
 #: Signs of life within the time after which a silent process counts as gone.
 _SIGNS = 4
+#: Time between looks whether a server is there that was away at the start [s].
+_LOOK_S = 0.2
 
 _log = structlog.get_logger(__name__)
 
@@ -103,8 +105,9 @@ class Life:
     def is_ready(self) -> tuple[bool, str]:
         """Answer the question of readiness.
 
-        A server that is away does not make a process unready: it waits, and starting it again would
-        not help. The text names it.
+        A process is not ready before each server that it uses has answered once. One that goes
+        away later does not make it unready: it waits, and starting it again would not help. The
+        text names the server.
         """
         trouble = self.trouble
         text = f"{self.state.value}; {trouble}" if trouble else self.state.value
@@ -132,7 +135,7 @@ class Life:
 
 
 class SignsOfLife:
-    """Announces this process until it ends; starts first and stops last.
+    """Announces this process, from before its servers are there until it ends.
 
     Parameters
     ----------
@@ -184,6 +187,36 @@ class SignsOfLife:
             await self._presence.announce(PROCESS_ROLE, identity.name, facts, ttl_s=self._ttl_s)
         except LeasesUnavailableError as error:
             _log.warning("Presence not told", problem=str(error))
+
+
+class ServersAnswer:
+    """Is ready when each server of the process has answered, so that services start with all.
+
+    Parameters
+    ----------
+    life
+        Tells what is missing.
+    inquire
+        Asks servers; who answers is in trouble no more.
+    clock
+        Time of the looks.
+    """
+
+    name = "servers"
+
+    def __init__(self, *, life: Life, inquire: Callable[[], Awaitable[None]], clock: Clock) -> None:
+        self._life = life
+        self._inquire = inquire
+        self._clock = clock
+
+    async def run(self, stop: StopToken, ready: Callable[[], None]) -> None:
+        """Ask until nothing is missing, then do nothing until ``stop``."""
+        await self._inquire()
+        while self._life.trouble and not stop.requested:
+            await wait_first(stop.wait(), self._clock.sleep(_LOOK_S))
+            await self._inquire()
+        ready()
+        await stop.wait()
 
 
 class Readiness:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import signal
 import socket
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,17 +16,25 @@ from pathlib import Path
 from platevault.adapters.daq.readout import DaqReadout
 from platevault.adapters.schema_registry import SchemaRegistryServer, SchemaStore
 from platevault.adapters.system_clock import SystemClock
-from platevault.compose.context import ProcessContext, process_context
+from platevault.compose.context import ProcessContext, opened_context
 from platevault.compose.factory import Factory
+from platevault.compose.server_context import Servers
 from platevault.compose.serving.kinds import NO_CAMERA, ONE_CAMERA, PARTS, ServiceKind
-from platevault.compose.serving.life import Identity, Life, Principal, Readiness, SignsOfLife
+from platevault.compose.serving.life import (
+    Identity,
+    Life,
+    Principal,
+    Readiness,
+    ServersAnswer,
+    SignsOfLife,
+)
 from platevault.compose.serving.sky import daq_emulator, observatory_services
 from platevault.compose.settings import Settings, notify_address
 from platevault.domain.camera import Camera
 from platevault.domain.errors import UsageError
 from platevault.runtime.metrics import Metrics
 from platevault.runtime.metrics_server import MetricsServer
-from platevault.runtime.process import run_services
+from platevault.runtime.process import run_services, running_beneath
 from platevault.runtime.service import Service, StopToken
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -103,37 +113,77 @@ async def serve(settings: Settings, options: ServeOptions, metrics: Metrics) -> 
     if options.kind is ServiceKind.SCHEMA_REGISTRY:
         await _serve_registry(settings, metrics, stop)
         return
-    async with (
-        process_context(
-            settings,
-            options.cameras,
-            metrics,
-            options.keyword_files,
-            parts=PARTS[options.kind],
-            instance=identity.name,
-        ) as context,
-        AsyncExitStack() as stack,
-    ):
-        life = Life(problems=context.problems, clock=context.clock, notify_address=notify_address())
-        services = await _services(context, options, identity, stack)
-        await run_services(
-            [
-                *_end_point(settings, metrics, life),
-                SignsOfLife(
-                    life=life,
-                    identity=identity,
-                    presence=context.presence,
-                    clock=context.clock,
-                    ttl_s=settings.serve.presence_s,
-                ),
-                *(Principal(service, stop) for service in services),
-                Readiness(life),
-            ],
-            clock=context.clock,
-            drain_within_s=settings.serve.drain_within_s,
-            stop=stop,
-            install_signals=True,
+    with _asked_while_opening():
+        await _serve_with_servers(settings, options, identity, metrics, stop)
+
+
+async def _serve_with_servers(
+    settings: Settings,
+    options: ServeOptions,
+    identity: Identity,
+    metrics: Metrics,
+    stop: StopToken,
+) -> None:
+    clock, stack = SystemClock(), AsyncExitStack()
+    servers = Servers(
+        settings=settings,
+        clock=clock,
+        stack=stack,
+        parts=PARTS[options.kind],
+        instance=identity.name,
+    )
+    life = Life(problems=servers.problems, clock=clock, notify_address=notify_address())
+    # Whoever asks hears from the first moment on what this process waits for.
+    async with running_beneath(_end_point(settings, metrics, life), clock=clock), stack:
+        presence = await servers.presence()
+        signs = SignsOfLife(
+            life=life,
+            identity=identity,
+            presence=presence,
+            clock=clock,
+            ttl_s=settings.serve.presence_s,
         )
+        await stack.enter_async_context(running_beneath([signs], clock=clock))
+        async with (
+            opened_context(
+                settings, options.cameras, metrics, options.keyword_files, servers, presence
+            ) as context,
+            AsyncExitStack() as readouts,
+        ):
+            services = await _services(context, options, identity, readouts)
+            await run_services(
+                [
+                    ServersAnswer(life=life, inquire=servers.inquire, clock=clock),
+                    *(Principal(service, stop) for service in services),
+                    Readiness(life),
+                ],
+                clock=clock,
+                drain_within_s=settings.serve.drain_within_s,
+                stop=stop,
+                install_signals=True,
+            )
+
+
+@contextmanager
+def _asked_while_opening() -> Iterator[None]:
+    """Let SIGTERM or SIGINT end the wait for servers; `run_services` takes them over."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # this is a coroutine's
+    asked = False
+
+    def leave() -> None:
+        nonlocal asked
+        asked = True
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, leave)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not asked:
+            raise
+        task.uncancel()
 
 
 def check_options(settings: Settings, options: ServeOptions) -> None:
@@ -224,7 +274,11 @@ async def _serve_registry(settings: Settings, metrics: Metrics, stop: StopToken)
         port=settings.serve.registry_port,
     )
     await run_services(
-        [*_end_point(settings, metrics, life), Principal(registry, stop), Readiness(life)],
+        [
+            *_end_point(settings, metrics, life),
+            Principal(registry, stop),
+            Readiness(life),
+        ],
         clock=clock,
         drain_within_s=settings.serve.drain_within_s,
         stop=stop,

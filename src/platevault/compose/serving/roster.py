@@ -97,5 +97,4 @@ async def _presence(settings: Settings, clock: Clock) -> AsyncIterator[Presence]
         servers = Servers(
             settings=settings, clock=clock, stack=stack, parts=frozenset({Part.LEASES})
         )
-        _, presence = await servers.leases(first_fence=1)
-        yield presence
+        yield await servers.presence()

@@ -177,7 +177,11 @@ def test_a_process_waits_for_a_server_that_is_away_and_says_so(tmp_path: Path, s
     with serving(
         "archive-controller", "--config", str(site), "--metrics-port", str(port), log=log
     ) as child:
-        assert "redis: " in wait_for(port, "/readyz", 503, log)
+        wait_for(port, "/readyz", 503, log)
+        deadline = time.monotonic() + _START_S
+        while "redis: " not in ask(port, "/readyz")[1]:
+            assert time.monotonic() < deadline
+        assert ask(port, "/readyz")[0] == 503
         with RedisServer(tmp_path / "redis") as server:
             server.stop()
             server.port = content["redis"]["port"]

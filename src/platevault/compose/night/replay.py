@@ -9,7 +9,6 @@ from pathlib import Path
 from platevault.domain.camera import Camera
 from platevault.domain.errors import PermanentError
 from platevault.sim.camera import Request
-from platevault.sim.frames import load_frame
 from platevault.sim.telescope import Target
 
 #: Longest IMGTYPE (raw-fits contract, section 6).
@@ -62,6 +61,9 @@ def survey_frames(
 
     Reading blocks. Frames come in the order of their exposures, those without a time last.
     """
+    # It brings astropy along, which every other command starts without.
+    from platevault.sim.frames import load_frame
+
     sensor = detector or camera.detectors[0].name
     visits, problems = [], []
     for path in paths:
@@ -86,6 +88,8 @@ def load_exposure(visit: FrameVisit, camera: Camera) -> FrameExposure:
     UnreadableFrameError, UnsuitableFrameError
         It changed since it was surveyed. Leave it out.
     """
+    from platevault.sim.frames import load_frame
+
     frame = load_frame(visit.path, camera, visit.sensor)
     subject = frame.subject
     target = None

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from platevault.cli.main import app
-from platevault.compose.server_settings import SALOBJ_VARIABLES, RedisPart, SecretFileError
+from platevault.compose.server_settings import RedisPart, SecretFileError
 from platevault.compose.settings import (
     InvalidSettingsError,
     child_environment,
@@ -64,24 +64,6 @@ def test_a_wrong_password_is_not_shown(tmp_path: Path) -> None:
         load_settings(file)
     assert caught.value.context["field"] == "rabbitmq.password"
     assert "opensesame" not in str(caught.value)
-
-
-def test_variables_of_ts_salobj_are_known_and_ours_win(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "site.yaml"
-    file.write_text("kafka: {brokers: 'file:9092', subname: file, acks: '1'}\n")
-    monkeypatch.setenv("LSST_KAFKA_BROKER_ADDR", "salobj:9092")
-    monkeypatch.setenv("LSST_TOPIC_SUBNAME", "salobj")
-    monkeypatch.setenv("LSST_KAFKA_SECURITY_PASSWORD", "opensesame")
-    monkeypatch.setenv("PLATEVAULT_KAFKA__SUBNAME", "ours")
-    kafka = load_settings(file).kafka
-    assert (kafka.brokers, kafka.subname, kafka.acks) == ("salobj:9092", "ours", "1")
-    assert kafka.secret == "opensesame"
-
-
-def test_every_variable_of_ts_salobj_names_a_setting() -> None:
-    assert set(SALOBJ_VARIABLES.values()) <= set(type(load_settings().kafka).model_fields)
 
 
 def test_settings_for_another_process_read_back_the_same(tmp_path: Path) -> None:

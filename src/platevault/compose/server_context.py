@@ -22,7 +22,9 @@ from platevault.adapters.one_host import (
     SqliteWorkQueue,
 )
 from platevault.adapters.sqlite import SqliteFileLedger
+from platevault.compose.kafka_files import read_history_limits, read_options
 from platevault.compose.ledgers import client_missing, file_ledger
+from platevault.compose.server_settings import KafkaPart
 from platevault.compose.settings import Settings
 from platevault.domain.errors import TransientError, UsageError
 from platevault.domain.samples import TopicSchema
@@ -35,6 +37,7 @@ from platevault.runtime.retry import Backoff, retry
 from platevault.sal.avro import avro_schema
 
 if TYPE_CHECKING:
+    from platevault.adapters.kafka.settings import KafkaSettings
     from platevault.adapters.postgres import PostgresFileLedger
 
 OpenT = TypeVar("OpenT")
@@ -105,25 +108,11 @@ class Servers:
         if self._settings.bus == "dds":
             return await self._dds()
         try:
-            from platevault.adapters.kafka import BusState, KafkaSampleBus, KafkaSettings
+            from platevault.adapters.kafka import BusState, KafkaSampleBus
         except ImportError as error:
             raise client_missing("kafka", error) from error
-        part = self._settings.kafka
         bus = KafkaSampleBus(
-            settings=KafkaSettings(
-                brokers=part.brokers,
-                registry_url=part.registry_url,
-                subname=part.subname,
-                replication_factor=part.replication_factor,
-                acks=part.acks,
-                username=part.username,
-                password=part.secret,
-                security_protocol=part.security_protocol,
-                sasl_mechanism=part.sasl_mechanism,
-                ca_file=part.ca_file,
-                registry_ca_file=part.registry_ca_file,
-                history_limit=part.history_limit,
-            ),
+            settings=kafka_settings(self._settings.kafka),
             clock=self.clock,
             avro_schema=_avro_schema,
         )
@@ -332,6 +321,36 @@ class Servers:
             registry_url=url,
             registry_namespace=settings.postgres.registry_schema if url else "",
         )
+
+
+def kafka_settings(part: KafkaPart) -> KafkaSettings:
+    """Give the settings of the Kafka adapter, with what the files say that they name.
+
+    Raises
+    ------
+    KafkaFileError, SecretFileError
+        A file is wrong, or open to others.
+    """
+    from platevault.adapters.kafka.settings import KafkaSettings
+
+    return KafkaSettings(
+        brokers=part.brokers,
+        registry_url=part.registry_url,
+        subname=part.subname,
+        replication_factor=part.replication_factor,
+        acks=part.acks,
+        username=part.username,
+        password=part.secret,
+        security_protocol=part.security_protocol,
+        sasl_mechanism=part.sasl_mechanism,
+        ca_file=part.ca_file,
+        client_options=read_options(part.client_options_file),
+        consumer_options=read_options(part.consumer_options_file),
+        producer_options=read_options(part.producer_options_file),
+        registry_ca_file=part.registry_ca_file,
+        history_limit=part.history_limit,
+        history_limits=read_history_limits(part.history_limits_file),
+    )
 
 
 def _avro_schema(topic: TopicSchema) -> dict[str, object]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import stat
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from platevault.domain.errors import UsageError
 
 ServerPort = Annotated[int, Field(ge=0, le=65535)]
+_HIGHEST_PORT = 65535
+#: A bootstrap server as librdkafka takes it: a port and a protocol may be left out.
+_BROKER = re.compile(r"([A-Za-z_]+://)?([^\s,:/\[\]]+|\[[0-9a-fA-F:.]+\])(:(?P<port>\d{1,5}))?")
+_WEB_ADDRESS = re.compile(r"https?://[^\s/:]+(:\d{1,5})?(/\S*)?|https?://\[[0-9a-fA-F:.]+\]\S*")
 #: Permissions that a file of secrets must not give: anything to the group or to others.
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -52,13 +56,27 @@ class _Account(_Part):
         return read_secret(self.password_file)
 
 
+def _brokers(text: str) -> str:
+    for one in text.split(","):
+        found = _BROKER.fullmatch(one.strip())
+        if found is None or not 0 < int(found["port"] or 1) <= _HIGHEST_PORT:
+            raise ValueError("expected host:port, several by commas")
+    return text
+
+
+def _web_address(text: str) -> str:
+    if _WEB_ADDRESS.fullmatch(text) is None:
+        raise ValueError("expected http://host:port or https://host:port")
+    return text
+
+
 class KafkaPart(_Part):
     """Brokers of the SAL bus; the names of ts_salobj's variables are given."""
 
-    brokers: str = Field(
+    brokers: Annotated[str, AfterValidator(_brokers)] = Field(
         "localhost:9092", description="host:port, several by commas (LSST_KAFKA_BROKER_ADDR)"
     )
-    registry_url: str = Field(
+    registry_url: Annotated[str, AfterValidator(_web_address)] = Field(
         "http://localhost:8081", description="schema registry (LSST_SCHEMA_REGISTRY_URL)"
     )
     subname: str = Field(
@@ -69,14 +87,16 @@ class KafkaPart(_Part):
     replication_factor: int = Field(
         1, ge=1, description="copies of new topics (LSST_KAFKA_REPLICATION_FACTOR)"
     )
-    acks: Literal["all", "0", "1"] = Field(
+    acks: Literal["all", "-1", "0", "1"] = Field(
         "all", description="copies that must have a sample (LSST_KAFKA_PRODUCER_WAIT_ACKS)"
     )
-    security_protocol: Literal["SASL_PLAINTEXT", "SASL_SSL"] = Field(
+    security_protocol: Literal["SASL_PLAINTEXT", "SASL_SSL", "PLAINTEXT", "SSL"] = Field(
         "SASL_PLAINTEXT",
         description="without an account SASL_ is left out (LSST_KAFKA_SECURITY_PROTOCOL)",
     )
-    sasl_mechanism: str = Field("SCRAM-SHA-512", description="(LSST_KAFKA_SECURITY_MECHANISM)")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER"] = (
+        Field("SCRAM-SHA-512", description="(LSST_KAFKA_SECURITY_MECHANISM)")
+    )
     username: str = Field("", description="account (LSST_KAFKA_SECURITY_USERNAME)")
     password: SecretStr = Field(SecretStr(""), description="(LSST_KAFKA_SECURITY_PASSWORD)")
     password_file: Path | None = Field(
@@ -88,6 +108,20 @@ class KafkaPart(_Part):
     )
     history_limit: int = Field(
         500, ge=1, description="messages read for the past of a topic (LSST_MAX_HISTORY_READ)"
+    )
+    history_limits_file: Path | None = Field(
+        None, description="the same by component: file (YAML) (LSST_HISTORY_READ_CONFIG)"
+    )
+    client_options_file: Path | None = Field(
+        None,
+        description="file (YAML) of librdkafka options for every client, which win "
+        "(LSST_KAFKA_BROKER_CLIENT_CONFIGURATION)",
+    )
+    consumer_options_file: Path | None = Field(
+        None, description="the same for consumers (LSST_KAFKA_CONSUMER_CONFIGURATION)"
+    )
+    producer_options_file: Path | None = Field(
+        None, description="the same for producers (LSST_KAFKA_PRODUCER_CONFIGURATION)"
     )
 
     @property
@@ -148,29 +182,6 @@ class PostgresPart(_Account):
     ledger_schema: str = Field("ledger", description="schema of the ledger")
     registry_schema: str = Field("butler", description="schema of the Butler registry")
     connections: int = Field(8, ge=1, description="connections of a process at most")
-
-
-#: Variables of ts_salobj and the fields that they set (SAL over Kafka, environment variables).
-SALOBJ_VARIABLES: Mapping[str, str] = {
-    "LSST_KAFKA_BROKER_ADDR": "brokers",
-    "LSST_SCHEMA_REGISTRY_URL": "registry_url",
-    "LSST_TOPIC_SUBNAME": "subname",
-    "LSST_KAFKA_REPLICATION_FACTOR": "replication_factor",
-    "LSST_KAFKA_PRODUCER_WAIT_ACKS": "acks",
-    "LSST_KAFKA_SECURITY_PROTOCOL": "security_protocol",
-    "LSST_KAFKA_SECURITY_MECHANISM": "sasl_mechanism",
-    "LSST_KAFKA_SECURITY_USERNAME": "username",
-    "LSST_KAFKA_SECURITY_PASSWORD": "password",
-    "LSST_MAX_HISTORY_READ": "history_limit",
-}
-
-
-def salobj_fields(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Give what the variables of ts_salobj set, as a tree of settings."""
-    found = {
-        field: environment[name] for name, field in SALOBJ_VARIABLES.items() if name in environment
-    }
-    return {"kafka": found} if found else {}
 
 
 def read_secret(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""The settings tree: file < environment < command line; unknown keys are refused."""
+"""The settings tree: ts_salobj < file < environment < command line; unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
+from platevault.compose.salobj_variables import SITE_VARIABLE, SalobjVariableError, salobj_fields
 from platevault.compose.server_settings import (
     DdsPart,
     KafkaPart,
@@ -18,7 +19,6 @@ from platevault.compose.server_settings import (
     RabbitPart,
     RedisPart,
     refuse_readable_by_others,
-    salobj_fields,
 )
 from platevault.domain.errors import UsageError
 from platevault.services.archiver.settings import ArchiverConfiguration
@@ -228,9 +228,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(file: Path | None = None, **overrides: object) -> Settings:
-    """Read settings: ``file``, then variables, then ``overrides``.
-
-    Of the variables those of ts_salobj come first and ``PLATEVAULT_...`` last.
+    """Read settings, later ones win: variables of ts_salobj, ``file``, our own, ``overrides``.
 
     Parameters
     ----------
@@ -243,21 +241,28 @@ def load_settings(file: Path | None = None, **overrides: object) -> Settings:
     ------
     InvalidSettingsError
         A value is wrong; the error names file, field, value and what was expected.
+    SalobjVariableError
+        A variable of ts_salobj is wrong; the error names it, its value and what was expected.
     SecretFileError
         ``file`` holds a password and others can read it.
     """
     values = _read(file) if file is not None else {}
     if file is not None and _holds_secret(values):
         refuse_readable_by_others(file)
-    environment = _merged(
-        salobj_fields(os.environ),  # noqa: TID251 - this is where it is read
-        EnvSettingsSource(Settings)(),
-    )
+    own = _merged(_merged(values, EnvSettingsSource(Settings)()), overrides)
+    known = salobj_fields(os.environ, own=own)  # noqa: TID251 - this is where it is read
     try:
-        return Settings.model_validate(_merged(_merged(values, environment), overrides))
+        return Settings.model_validate(_merged(known, own))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         secret = "password" in first["loc"]
+        if first["loc"] == ("site",) and "site" in known:
+            raise SalobjVariableError(
+                "A variable of ts_salobj is not valid",
+                variable=SITE_VARIABLE,
+                value=known["site"],
+                expected=first["msg"],
+            ) from error
         raise InvalidSettingsError(
             "A setting is not valid",
             file=str(file) if file is not None else "",

@@ -21,9 +21,10 @@ from platevault.adapters.kafka import (
     RegistryUnavailableError,
 )
 from platevault.adapters.kafka.codec import topic_name
-from platevault.adapters.kafka.consumer import ThreadedConsumer
+from platevault.adapters.kafka.consumer import LIBRARY_LOG, ThreadedConsumer
 from platevault.adapters.kafka.reader import TopicReader
 from platevault.adapters.kafka.subscription import Subscription
+from platevault.adapters.kafka.topics import TopicDirectory
 from platevault.adapters.schema_registry import SchemaRegistryServer, SchemaStore
 from platevault.adapters.system_clock import SystemClock
 from platevault.csc.csc import Csc
@@ -186,6 +187,43 @@ async def test_a_broker_restart_loses_and_repeats_nothing(
         async with asyncio.timeout(PATIENCE_S):
             await bus.wait_health(BusState.CONNECTED)
         assert stream.written >= 20
+
+
+async def test_who_asks_a_broker_while_it_restarts_is_answered_again(
+    kafka_settings: KafkaSettings, kafka_server: KafkaServer
+) -> None:
+    directories = [TopicDirectory(settings=kafka_settings) for _ in range(6)]
+    answered = [0] * len(directories)
+    stop, news = StopToken(), asyncio.Event()
+
+    async def ask(number: int) -> None:
+        while not stop.requested:
+            with suppress(BusUnavailableError):
+                await directories[number].probe(1.0)
+                answered[number] += 1
+            news.set()
+            await asyncio.sleep(0.02)
+
+    async def all_are_answered() -> None:
+        before = answered.copy()
+        async with asyncio.timeout(PATIENCE_S):
+            while any(now == then for now, then in zip(answered, before, strict=True)):
+                news.clear()
+                await news.wait()
+
+    for directory in directories:
+        directory.open(logger=LIBRARY_LOG)
+    async with asyncio.TaskGroup() as group:
+        for number in range(len(directories)):
+            group.create_task(ask(number))
+        for _ in range(2):
+            await all_are_answered()
+            await asyncio.to_thread(kafka_server.stop)
+            await asyncio.to_thread(kafka_server.start)
+        await all_are_answered()
+        stop.request()
+    for directory in directories:
+        directory.close()
 
 
 async def test_a_broker_that_hangs_is_waited_for(

@@ -20,6 +20,8 @@ from platevault.ports.sample_bus import BusUnavailableError
 
 #: Pause before a broker is asked again that does not know its own topic yet [s].
 _PAUSE_S = 0.05
+#: After so many probes without an answer another client is made.
+_LOST_AFTER = 4
 #: Said of a topic that is there but not yet in everybody's view.
 _NOT_YET = frozenset(
     {
@@ -46,11 +48,14 @@ class TopicDirectory:
     def __init__(self, *, settings: KafkaSettings) -> None:
         self._settings = settings
         self._admin: AdminClient | None = None
+        self._options: dict[str, Any] = {}
+        self._unanswered = 0
         self._there: set[str] = set()
 
     def open(self, **callbacks: Any) -> None:
         """Make the client; it connects when it is used."""
-        self._admin = AdminClient({**self._settings.client(), **callbacks})
+        self._options = {**self._settings.client(), **callbacks}
+        self._admin = AdminClient(self._options)
 
     def close(self) -> None:
         """Let the client go."""
@@ -66,10 +71,32 @@ class TopicDirectory:
         self._there.discard(name)
 
     async def probe(self, within_s: float) -> None:
-        """Return if a broker answers; `BusUnavailableError` if not."""
-        await _result(
-            self._client.describe_cluster(request_timeout=within_s), "The broker does not answer"
+        """Return if a broker answers; `BusUnavailableError` if not.
+
+        Notes
+        -----
+        It asks for a topic that nobody has. To describe the cluster would be simpler, but the reply
+        of a broker that is about to end names no broker, and aborts the process (librdkafka 2.16.0,
+        assertion in ``rd_kafka_admin_response_parse``). Upon such replies a client may also forget
+        its brokers for good (librdkafka, issue 5301), so one that hears nothing is replaced.
+        """
+        asked = self._client.describe_topics(
+            TopicCollection([f"lsst.{self._settings.subname}.probe"]), request_timeout=within_s
         )
+        try:
+            for future in asked.values():
+                await _result(
+                    future,
+                    "The broker does not answer",
+                    patient=True,
+                    accept=KafkaError.TOPIC_AUTHORIZATION_FAILED,
+                )
+        except BusUnavailableError:
+            self._unanswered += 1
+            if self._unanswered % _LOST_AFTER == 0 and self._admin is not None:
+                self._admin = AdminClient(self._options)
+            raise
+        self._unanswered = 0
 
     async def ensure(self, topics: Collection[TopicSchema]) -> dict[str, TopicSchema]:
         """Make those topics that are missing; give all by name.

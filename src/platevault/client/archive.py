@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from platevault.compose.ledgers import ledger_reader
+from platevault.compose.resting_ledger import site_ledger
 from platevault.compose.settings import Settings, load_settings
 from platevault.domain.errors import UsageError
 from platevault.domain.ids import ImageName
@@ -64,7 +64,7 @@ class Archive:
     async def fetch_status(self, image: str) -> ImageStatus:
         """Do what `where` does, on the caller's event loop."""
         name = str(ImageName.parse(image))
-        async with ledger_reader(self._settings) as ledger:
+        async with site_ledger(self._settings) as ledger:
             record = await ledger.exposure(name)
             if record is None:
                 raise UnknownImageError(
@@ -76,7 +76,7 @@ class Archive:
 
     async def fetch_statuses(self, *, camera: str = "", day_obs: int = 0) -> list[ImageStatus]:
         """Do what `images` does, on the caller's event loop."""
-        async with ledger_reader(self._settings) as ledger:
+        async with site_ledger(self._settings) as ledger:
             return [
                 image_status(record, await ledger.files(image=record.exposure.image), ())
                 for record in await ledger.exposures(camera=camera, day_obs=day_obs)

@@ -313,7 +313,7 @@ def _of_this_host(settings: Settings) -> dict[str, object]:
 
 async def _start(servers: Iterable[Server], stack: AsyncExitStack) -> None:
     async def enter(server: Server) -> None:
-        stack.push_async_callback(asyncio.to_thread, server.stop)
+        stack.push_async_callback(asyncio.to_thread, server.rest)
         await asyncio.to_thread(server.__enter__)
 
     async with asyncio.TaskGroup() as group:

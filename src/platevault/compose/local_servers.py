@@ -173,6 +173,10 @@ class KafkaServer(Server):
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
             "transaction.state.log.num.partitions": "1",
+            # After kill -9 the controller refuses the broker until its session has ended: after 9 s
+            # by default, and with the start that is longer than samples are offered again.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
             **self._settings,
         }
         text = "".join(f"{name}={value}\n" for name, value in properties.items())

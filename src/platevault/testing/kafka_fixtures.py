@@ -15,17 +15,13 @@ from platevault.testing.servers import KafkaServer, ServerMissingError
 
 _subnames = itertools.count(1)
 
-#: After kill -9 the controller refuses the broker until its session has ended, 9 s by default
-#: (Kafka, ``broker.session.timeout.ms``).
-QUICK_RETURN = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
-
 
 @pytest.fixture(scope="session")
 def kafka_server(
     tmp_path_factory: pytest.TempPathFactory, service_missing: Callable[[str], NoReturn]
 ) -> Iterator[KafkaServer]:
     """Run a broker for the session; whoever stops or pauses it starts it again."""
-    server = KafkaServer(Path(tmp_path_factory.mktemp("kafka")), settings=QUICK_RETURN)
+    server = KafkaServer(Path(tmp_path_factory.mktemp("kafka")))
     try:
         server.__enter__()
     except ServerMissingError as error:

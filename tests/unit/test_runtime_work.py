@@ -43,7 +43,7 @@ def queue(clock: SteppedClock) -> MemoryWorkQueue:
 
 @asynccontextmanager
 async def working(
-    queue: MemoryWorkQueue, clock: SteppedClock, handle: Handler, *, prefetch: int = 4
+    queue: MemoryWorkQueue | Outage, clock: SteppedClock, handle: Handler, *, prefetch: int = 4
 ) -> AsyncIterator[StopToken]:
     stop = StopToken()
     async with asyncio.TaskGroup() as tasks:
@@ -167,7 +167,7 @@ async def test_an_outage_of_the_broker_is_waited_out(
     guarded.down = True
     work = Work()
     await queue.send("q", message(1))
-    async with working(guarded, clock, work):  # type: ignore[arg-type]
+    async with working(guarded, clock, work):
         await clock.advance(5.0)
         assert (work.taken, guarded.refused > 1) == ([], True)
         guarded.down = False

@@ -130,7 +130,7 @@ def bench_night_command(
     try:
         found = night.bench_night(
             directory,
-            deployments=["embedded", *(deployment or ["local-servers"])],
+            deployments=["embedded", *(deployment or ["local-servers", "dds"])],
             exposures=exposures,
             rounds=rounds,
             progress=_teller(console),

@@ -16,7 +16,7 @@ from platevault.domain.errors import TransientError
 from platevault.domain.ids import FileKey, FileKind
 from platevault.domain.inventory import HeaderReference, ToldResult
 from platevault.domain.lifecycles import Destination, FileState
-from platevault.ports.file_ledger import Change, LedgerUnavailableError, StateConflictError
+from platevault.ports.file_ledger import Change, LedgerUnavailableError, Staged, StateConflictError
 from platevault.runtime.metered import MeteredLedger, MeteredWorkQueue, StateWatch
 from platevault.runtime.metrics import Metrics
 from platevault.runtime.retry import Backoff, retry
@@ -193,7 +193,7 @@ async def test_a_metered_ledger_answers_as_the_ledger_does(
     image = an_exposure().image
     assert await metered.set_target(image, "/a") == "/a"
     (attempt,) = await metered.begin([_raw()], A, worker="f1", fence=1, now_tai=1.0)
-    await metered.stage(_raw(), A, number=1, path="/a/.f", size_bytes=3, digest="md5:a")
+    await metered.stage([Staged(_raw(), A, 1, "/a/.f", 3, "md5:a")])
     assert await metered.exposure(image) == await ledger.exposure(image)
     assert await metered.exposures(unfinished=True) == await ledger.exposures(unfinished=True)
     assert await metered.exposures(camera="none") == []

@@ -78,6 +78,28 @@ class Change:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What an attempt has written under a temporary name.
+
+    Attributes
+    ----------
+    key, destination, number
+        Which attempt.
+    path
+        The temporary name.
+    size_bytes, digest
+        Of what is there.
+    """
+
+    key: FileKey
+    destination: Destination
+    number: int
+    path: str
+    size_bytes: int
+    digest: str
+
+
 class FileLedger(Protocol):
     """Exposures, their files at each destination, and every attempt.
 
@@ -143,24 +165,17 @@ class FileLedger(Protocol):
             One of them is in a state that allows no work.
         """
 
-    async def stage(
-        self,
-        key: FileKey,
-        destination: Destination,
-        *,
-        number: int,
-        path: str,
-        size_bytes: int,
-        digest: str,
-    ) -> None:
-        """Store the temporary name, size and digest of an attempt, before the file is linked.
+    async def stage(self, staged: Sequence[Staged]) -> None:
+        """Store temporary names, sizes and digests, before files are linked; all or none.
+
+        Of several for one attempt the last is stored.
 
         Raises
         ------
         StaleFenceError
-            A newer attempt closed this one as ``lost``.
+            A newer attempt closed one of them as ``lost``.
         StateConflictError
-            There is no such attempt, or it has ended.
+            One of them is no attempt, or has ended.
         """
 
     async def apply(self, changes: Sequence[Change], *, now_tai: float) -> None:

@@ -24,7 +24,7 @@ from platevault.domain.inventory import (
 from platevault.domain.lifecycles import Destination, FileState, done_state, done_states
 from platevault.domain.messages import Message
 from platevault.ports.clock import Clock
-from platevault.ports.file_ledger import Change, FileLedger
+from platevault.ports.file_ledger import Change, FileLedger, Staged
 from platevault.ports.work_queue import DeadLetter, Delivery, WorkQueue
 from platevault.runtime.metrics import Metrics
 from platevault.runtime.service import StopToken
@@ -132,22 +132,8 @@ class MeteredLedger(FileLedger):
         return opened
 
     @override
-    async def stage(
-        self,
-        key: FileKey,
-        destination: Destination,
-        *,
-        number: int,
-        path: str,
-        size_bytes: int,
-        digest: str,
-    ) -> None:
-        await self._timed(
-            "stage",
-            self._ledger.stage(
-                key, destination, number=number, path=path, size_bytes=size_bytes, digest=digest
-            ),
-        )
+    async def stage(self, staged: Sequence[Staged]) -> None:
+        await self._timed("stage", self._ledger.stage(staged))
 
     @override
     async def apply(self, changes: Sequence[Change], *, now_tai: float) -> None:

@@ -19,6 +19,7 @@ from platevault.domain.lifecycles import FILE_TRANSITIONS, Destination, FileStat
 from platevault.ports.file_ledger import (
     Change,
     FileLedger,
+    Staged,
     StaleFenceError,
     StateConflictError,
 )
@@ -154,7 +155,7 @@ class FileLedgerContract(ExposuresContract):
         (key,) = (await registered(ledger))[:1]
         await _begin(ledger, [key])
         for digest in ("md5:aa", "md5:bb"):
-            await ledger.stage(key, A, number=1, path="/a/.f", size_bytes=7, digest=digest)
+            await ledger.stage([Staged(key, A, 1, "/a/.f", 7, digest)])
         (attempt,) = await other.attempts(key.image)
         assert (attempt.staged_path, attempt.staged_digest) == ("/a/.f", "md5:bb")
         assert attempt.staged_size_bytes == 7
@@ -165,7 +166,7 @@ class FileLedgerContract(ExposuresContract):
         await _begin(ledger, [key])
         await _begin(ledger, [key], fence=6)
         with pytest.raises(StaleFenceError):
-            await ledger.stage(key, A, number=1, path="/x", size_bytes=1, digest="md5:x")
+            await ledger.stage([Staged(key, A, 1, "/x", 1, "md5:x")])
         assert {one.staged_path for one in await ledger.attempts(key.image)} == {""}
 
     async def test_an_attempt_that_ended_or_never_was_stages_nothing(
@@ -176,7 +177,26 @@ class FileLedgerContract(ExposuresContract):
         await ledger.apply([_written(key)], now_tai=300.0)
         for number in (1, 2):
             with pytest.raises(StateConflictError):
-                await ledger.stage(key, A, number=number, path="/x", size_bytes=1, digest="m:x")
+                await ledger.stage([Staged(key, A, number, "/x", 1, "m:x")])
+
+    async def test_of_several_staged_together_all_are_kept_or_none(
+        self, ledger: FileLedger
+    ) -> None:
+        first, second = (await registered(ledger))[:2]
+        await _begin(ledger, [first, second])
+        both = [Staged(first, A, 1, "/f", 1, "md5:f"), Staged(second, A, 1, "/s", 2, "md5:s")]
+        await ledger.stage([])
+        await ledger.stage([replace(both[0], path="/earlier"), *both])
+        found = {one.key: one for one in await ledger.attempts(first.image)}
+        assert [found[one.key].staged_path for one in both] == ["/f", "/s"]
+        assert [found[one.key].staged_digest for one in both] == ["md5:f", "md5:s"]
+        await _begin(ledger, [second], fence=6)
+        with pytest.raises(StaleFenceError):
+            await ledger.stage([replace(one, path="/x", digest="md5:x") for one in both])
+        with pytest.raises(StateConflictError):
+            await ledger.stage([replace(both[0], path="/x"), replace(both[1], number=3)])
+        staged = [one.staged_path for one in await ledger.attempts(first.image)]
+        assert sorted(staged) == ["", "/f", "/s"]
 
     # -- changes -----------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from platevault.domain.errors import PlatevaultError
 from platevault.domain.ids import FileKey, FileKind
 from platevault.domain.inventory import Exposure
 from platevault.domain.lifecycles import Destination, FileState
-from platevault.ports.file_ledger import Change, FileLedger
+from platevault.ports.file_ledger import Change, FileLedger, Staged
 
 #: Where a file may go, as the documentation draws it.
 _LIFE = {
@@ -260,12 +260,7 @@ class FileLedgerMachine(RuleBasedStateMachine):
         try:
             self._runner.run(
                 self._ledger.stage(
-                    _key(place[0]),
-                    Destination(place[1]),
-                    number=number,
-                    path="/t",
-                    size_bytes=3,
-                    digest=digest,
+                    [Staged(_key(place[0]), Destination(place[1]), number, "/t", 3, digest)]
                 )
             )
         except PlatevaultError as error:

@@ -23,7 +23,7 @@ from platevault.domain.inventory import (
     ToldResult,
 )
 from platevault.domain.lifecycles import Destination, FileState
-from platevault.ports.file_ledger import Change, FileLedger
+from platevault.ports.file_ledger import Change, FileLedger, Staged
 
 
 class PostgresLedgerReader:
@@ -182,27 +182,8 @@ class PostgresFileLedger(PostgresLedgerReader, FileLedger):
         )
 
     @override
-    async def stage(
-        self,
-        key: FileKey,
-        destination: Destination,
-        *,
-        number: int,
-        path: str,
-        size_bytes: int,
-        digest: str,
-    ) -> None:
-        await self._pool.call(
-            partial(
-                transactions.stage,
-                key=key,
-                destination=destination,
-                number=number,
-                path=path,
-                size_bytes=size_bytes,
-                digest=digest,
-            )
-        )
+    async def stage(self, staged: Sequence[Staged]) -> None:
+        await self._pool.call(partial(transactions.stage, staged=tuple(staged)))
 
     @override
     async def apply(self, changes: Sequence[Change], *, now_tai: float) -> None:

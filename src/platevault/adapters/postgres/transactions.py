@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 
 from platevault.adapters.postgres.pool import Connection
-from platevault.adapters.postgres.rows import lock_files, place_of, select_exposure
+from platevault.adapters.postgres.rows import Place, lock_files, place_of, select_exposure
 from platevault.adapters.sql_ledger.rules import (
     GRANTS_PER_EPOCH,
     Ending,
@@ -28,7 +28,33 @@ from platevault.domain.inventory import (
     ToldResult,
 )
 from platevault.domain.lifecycles import Destination
-from platevault.ports.file_ledger import Change, UnknownExposureError
+from platevault.ports.file_ledger import Change, Staged, UnknownExposureError
+
+#: Rows of files and how their attempts end, as they come from arrays.
+_NEW = (
+    "WITH new AS (SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],"
+    " %s::text[], %s::bigint[], %s::text[], %s::boolean[], %s::int[], %s::bigint[], %s::text[],"
+    " %s::double precision[], %s::text[], %s::text[]) WITH ORDINALITY"
+    " AS new (image, sensor, kind, destination, state, path, size_bytes, digest, degraded,"
+    " attempt, fence, reason, changed_tai, outcome, error, place))"
+)
+_STORE = (
+    " UPDATE file_state SET state = new.state, path = new.path, size_bytes = new.size_bytes,"
+    " digest = new.digest, degraded = new.degraded, attempt = new.attempt, fence = new.fence,"
+    " reason = new.reason, changed_tai = new.changed_tai FROM new"
+    " WHERE (file_state.image, file_state.sensor, file_state.kind, file_state.destination)"
+    " = (new.image, new.sensor, new.kind, new.destination)"
+)
+_OPEN = (
+    " INSERT INTO attempt (image, sensor, kind, destination, number, worker, fence, started_tai)"
+    " SELECT image, sensor, kind, destination, attempt, %s, %s, %s FROM new ORDER BY place"
+)
+_END = (
+    " UPDATE attempt SET ended_tai = %s, outcome = new.outcome, error = new.error FROM new"
+    " WHERE (attempt.image, attempt.sensor, attempt.kind, attempt.destination, attempt.number)"
+    " = (new.image, new.sensor, new.kind, new.destination, new.attempt)"
+    " AND new.outcome <> '' AND attempt.ended_tai IS NULL"
+)
 
 
 async def register(
@@ -139,9 +165,10 @@ async def begin(
     rows = await lock_files(connection, [place_of(key, destination) for key in wanted])
     opened: list[AttemptRecord] = []
     after: list[FileRecord] = []
-    endings: list[Ending] = []
+    endings: dict[Place, Ending] = {}
     for key in wanted:
-        row = rows.get(place_of(key, destination))
+        place = place_of(key, destination)
+        row = rows.get(place)
         if row is None:
             raise never_registered(key, destination)
         step = begun(row, worker=worker, fence=fence, now_tai=now_tai)
@@ -150,65 +177,57 @@ async def begin(
         after.append(step[0])
         opened.append(step[1])
         if step[2] is not None:
-            endings.append(step[2])
+            endings[place] = step[2]
+    # By itself: of a file's attempts one at the most may be open, at each moment of a statement.
     await _end(connection, endings, now_tai)
-    await _store(connection, after)
-    await _open(connection, opened)
+    if after:
+        await connection.execute(
+            f"{_NEW}, opened AS ({_OPEN}) {_STORE}",
+            (*_columns(after, {}), worker, fence, now_tai),
+        )
     return opened
 
 
-async def _open(connection: Connection, attempts: Sequence[AttemptRecord]) -> None:
-    if not attempts:
+async def stage(connection: Connection, staged: Sequence[Staged]) -> None:
+    """Store what open attempts have staged."""
+    by_attempt = {(*place_of(one.key, one.destination), one.number): one for one in staged}
+    if not by_attempt:
         return
-    first = attempts[0]
-    await connection.execute(
-        "INSERT INTO attempt (image, sensor, kind, destination, number, worker, fence, started_tai)"
-        " SELECT new.image, new.sensor, new.kind, %s, new.number, %s, %s, %s"
-        " FROM unnest(%s::text[], %s::text[], %s::text[], %s::int[]) WITH ORDINALITY"
-        " AS new (image, sensor, kind, number, place) ORDER BY new.place",
+    images, sensors, kinds, destinations, numbers = map(list, zip(*by_attempt, strict=True))
+    stored = await connection.execute(
+        # The files' rows are locked first and in order, as by everybody: no two may entwine.
+        "WITH held AS MATERIALIZED ("
+        " SELECT new.* FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::int[],"
+        " %s::text[], %s::bigint[], %s::text[])"
+        " AS new (image, sensor, kind, destination, number, path, size_bytes, digest)"
+        " JOIN file_state USING (image, sensor, kind, destination)"
+        " ORDER BY image, sensor, kind, destination FOR NO KEY UPDATE OF file_state)"
+        " UPDATE attempt SET staged_path = held.path, staged_size_bytes = held.size_bytes,"
+        " staged_digest = held.digest FROM held"
+        " WHERE (attempt.image, attempt.sensor, attempt.kind, attempt.destination, attempt.number)"
+        " = (held.image, held.sensor, held.kind, held.destination, held.number)"
+        " AND attempt.ended_tai IS NULL",
         (
-            first.destination.value,
-            first.worker,
-            first.fence,
-            first.started_tai,
-            [one.key.image for one in attempts],
-            [one.key.sensor for one in attempts],
-            [one.key.kind.value for one in attempts],
-            [one.number for one in attempts],
+            images,
+            sensors,
+            kinds,
+            destinations,
+            numbers,
+            [one.path for one in by_attempt.values()],
+            [one.size_bytes for one in by_attempt.values()],
+            [one.digest for one in by_attempt.values()],
         ),
     )
-
-
-async def stage(
-    connection: Connection,
-    key: FileKey,
-    destination: Destination,
-    *,
-    number: int,
-    path: str,
-    size_bytes: int,
-    digest: str,
-) -> None:
-    """Store what an open attempt has staged."""
-    place = (*place_of(key, destination), number)
-    condition = "image = %s AND sensor = %s AND kind = %s AND destination = %s AND number = %s"
-    found = await connection.execute(
-        f"SELECT outcome FROM attempt WHERE {condition}"  # noqa: S608 - our constant
-        " FOR NO KEY UPDATE",
-        place,
-    )
-    row = await found.fetchone()
-    check_staging(
-        None if row is None else row[0],
-        file=key.file_name,
-        destination=destination.value,
-        attempt=number,
-    )
-    await connection.execute(
-        "UPDATE attempt SET staged_path = %s, staged_size_bytes = %s,"  # noqa: S608 - our constant
-        f" staged_digest = %s WHERE {condition}",
-        (path, size_bytes, digest, *place),
-    )
+    if stored.rowcount == len(by_attempt):
+        return
+    for attempt, one in by_attempt.items():
+        found = await connection.execute(
+            "SELECT outcome FROM attempt WHERE image = %s AND sensor = %s AND kind = %s"
+            " AND destination = %s AND number = %s",
+            attempt,
+        )
+        row = await found.fetchone()
+        check_staging(one, None if row is None else row[0])
 
 
 async def apply(connection: Connection, changes: Sequence[Change], now_tai: float) -> None:
@@ -217,8 +236,8 @@ async def apply(connection: Connection, changes: Sequence[Change], now_tai: floa
         return
     places = [place_of(change.key, change.destination) for change in changes]
     rows = await lock_files(connection, [*dict.fromkeys(places)])
-    after: dict[tuple[str, str, str, str], FileRecord] = {}
-    endings: list[Ending] = []
+    after: dict[Place, FileRecord] = {}
+    endings: dict[Place, Ending] = {}
     for place, change in zip(places, changes, strict=True):
         row = after.get(place) or rows.get(place)
         if row is None:
@@ -228,9 +247,12 @@ async def apply(connection: Connection, changes: Sequence[Change], now_tai: floa
             continue
         after[place], ending = step
         if ending is not None:
-            endings.append(ending)
-    await _store(connection, [*after.values()])
-    await _end(connection, endings, now_tai)
+            endings[place] = ending
+    if after:
+        await connection.execute(
+            f"{_NEW}, ended AS ({_END}) {_STORE}",
+            (*_columns([*after.values()], endings), now_tai),
+        )
 
 
 async def first_fence(connection: Connection) -> int:
@@ -241,56 +263,29 @@ async def first_fence(connection: Connection) -> int:
     return int(row[0]) * GRANTS_PER_EPOCH
 
 
-async def _store(connection: Connection, rows: Sequence[FileRecord]) -> None:
-    if not rows:
-        return
-    await connection.execute(
-        "UPDATE file_state SET state = new.state, path = new.path, size_bytes = new.size_bytes,"
-        " digest = new.digest, degraded = new.degraded, attempt = new.attempt, fence = new.fence,"
-        " reason = new.reason, changed_tai = new.changed_tai"
-        " FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],"
-        " %s::bigint[], %s::text[], %s::boolean[], %s::int[], %s::bigint[], %s::text[],"
-        " %s::double precision[])"
-        " AS new (image, sensor, kind, destination, state, path, size_bytes, digest, degraded,"
-        " attempt, fence, reason, changed_tai)"
-        " WHERE (file_state.image, file_state.sensor, file_state.kind, file_state.destination)"
-        " = (new.image, new.sensor, new.kind, new.destination)",
-        (
-            [row.key.image for row in rows],
-            [row.key.sensor for row in rows],
-            [row.key.kind.value for row in rows],
-            [row.destination.value for row in rows],
-            [row.state.value for row in rows],
-            [row.path for row in rows],
-            [row.size_bytes for row in rows],
-            [row.digest for row in rows],
-            [row.degraded for row in rows],
-            [row.attempt for row in rows],
-            [row.fence for row in rows],
-            [row.reason for row in rows],
-            [row.changed_tai for row in rows],
-        ),
-    )
+async def _end(connection: Connection, endings: Mapping[Place, Ending], now_tai: float) -> None:
+    if endings:
+        rows = [ending.row for ending in endings.values()]
+        await connection.execute(_NEW + _END, (*_columns(rows, endings), now_tai))
 
 
-async def _end(connection: Connection, endings: Sequence[Ending], now_tai: float) -> None:
-    if not endings:
-        return
-    await connection.execute(
-        "UPDATE attempt SET ended_tai = %s, outcome = new.outcome, error = new.error"
-        " FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::int[], %s::text[],"
-        " %s::text[]) AS new (image, sensor, kind, destination, number, outcome, error)"
-        " WHERE (attempt.image, attempt.sensor, attempt.kind, attempt.destination, attempt.number)"
-        " = (new.image, new.sensor, new.kind, new.destination, new.number)"
-        " AND attempt.ended_tai IS NULL",
-        (
-            now_tai,
-            [ending.row.key.image for ending in endings],
-            [ending.row.key.sensor for ending in endings],
-            [ending.row.key.kind.value for ending in endings],
-            [ending.row.destination.value for ending in endings],
-            [ending.row.attempt for ending in endings],
-            [ending.outcome for ending in endings],
-            [ending.error for ending in endings],
-        ),
-    )
+def _columns(rows: Sequence[FileRecord], endings: Mapping[Place, Ending]) -> list[list[object]]:
+    """Give the arrays of `_NEW`."""
+    ends = [endings.get(place_of(row.key, row.destination)) for row in rows]
+    return [
+        [row.key.image for row in rows],
+        [row.key.sensor for row in rows],
+        [row.key.kind.value for row in rows],
+        [row.destination.value for row in rows],
+        [row.state.value for row in rows],
+        [row.path for row in rows],
+        [row.size_bytes for row in rows],
+        [row.digest for row in rows],
+        [row.degraded for row in rows],
+        [row.attempt for row in rows],
+        [row.fence for row in rows],
+        [row.reason for row in rows],
+        [row.changed_tai for row in rows],
+        ["" if end is None else end.outcome for end in ends],
+        ["" if end is None else end.error for end in ends],
+    ]

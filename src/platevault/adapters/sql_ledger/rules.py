@@ -14,6 +14,7 @@ from platevault.domain.lifecycles import FILE_TRANSITIONS, Destination, FileStat
 from platevault.ports.file_ledger import (
     Change,
     ConflictingExposureError,
+    Staged,
     StaleFenceError,
     StateConflictError,
 )
@@ -146,8 +147,13 @@ def begun(
     return after, attempt, ending
 
 
-def check_staging(outcome: str | None, **facts: object) -> None:
+def check_staging(staged: Staged, outcome: str | None) -> None:
     """Refuse to stage for an attempt that has ended, or that never was (``None``)."""
+    facts = {
+        "file": staged.key.file_name,
+        "destination": staged.destination.value,
+        "attempt": staged.number,
+    }
     if outcome is None:
         raise StateConflictError("There is no such attempt", **facts)
     if outcome == "lost":

@@ -27,7 +27,7 @@ from platevault.domain.inventory import (
     ToldResult,
 )
 from platevault.domain.lifecycles import Destination
-from platevault.ports.file_ledger import Change, UnknownExposureError
+from platevault.ports.file_ledger import Change, Staged, UnknownExposureError
 
 
 def register(
@@ -146,34 +146,21 @@ def begin(
     return opened
 
 
-def stage(
-    connection: sqlite3.Connection,
-    key: FileKey,
-    destination: Destination,
-    *,
-    number: int,
-    path: str,
-    size_bytes: int,
-    digest: str,
-) -> None:
-    """Store what an open attempt has staged."""
-    place = (key.image, key.sensor, key.kind, destination, number)
+def stage(connection: sqlite3.Connection, staged: Sequence[Staged]) -> None:
+    """Store what open attempts have staged."""
     condition = "image = ? AND sensor = ? AND kind = ? AND destination = ? AND number = ?"
-    row = connection.execute(
-        f"SELECT outcome FROM attempt WHERE {condition}",  # noqa: S608 - our constant
-        place,
-    ).fetchone()
-    check_staging(
-        None if row is None else row[0],
-        file=key.file_name,
-        destination=destination.value,
-        attempt=number,
-    )
-    connection.execute(
-        "UPDATE attempt SET staged_path = ?, staged_size_bytes = ?,"  # noqa: S608 - our constant
-        f" staged_digest = ? WHERE {condition}",
-        (path, size_bytes, digest, *place),
-    )
+    for one in staged:
+        place = (one.key.image, one.key.sensor, one.key.kind, one.destination, one.number)
+        row = connection.execute(
+            f"SELECT outcome FROM attempt WHERE {condition}",  # noqa: S608 - our constant
+            place,
+        ).fetchone()
+        check_staging(one, None if row is None else row[0])
+        connection.execute(
+            "UPDATE attempt SET staged_path = ?, staged_size_bytes = ?,"  # noqa: S608 - ours
+            f" staged_digest = ? WHERE {condition}",
+            (one.path, one.size_bytes, one.digest, *place),
+        )
 
 
 def apply(connection: sqlite3.Connection, changes: Sequence[Change], now_tai: float) -> None:

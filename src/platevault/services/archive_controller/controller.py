@@ -27,6 +27,7 @@ from platevault.ports.file_ledger import (
     Change,
     FileLedger,
     LedgerUnavailableError,
+    Staged,
     StaleFenceError,
     StateConflictError,
     UnknownExposureError,
@@ -260,12 +261,16 @@ class ArchiveController:
         image = record.exposure.image
         staged = await self._writer.stage_bytes(encode_manifest(record.exposure), final)
         await self._ledger.stage(
-            attempt.key,
-            Destination.ARCHIVE,
-            number=attempt.number,
-            path=str(staged.temporary),
-            size_bytes=staged.size_bytes,
-            digest=staged.digest,
+            [
+                Staged(
+                    attempt.key,
+                    Destination.ARCHIVE,
+                    number=attempt.number,
+                    path=str(staged.temporary),
+                    size_bytes=staged.size_bytes,
+                    digest=staged.digest,
+                )
+            ]
         )
         await self._steps.reached("manifest_staged", image)
         await self._writer.commit([staged])

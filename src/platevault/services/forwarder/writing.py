@@ -16,7 +16,7 @@ from platevault.domain.inventory import AttemptRecord
 from platevault.domain.lifecycles import Destination, FileState
 from platevault.domain.segments import segment_cards
 from platevault.ports.clock import Clock
-from platevault.ports.file_ledger import Change, FileLedger
+from platevault.ports.file_ledger import Change, FileLedger, Staged
 from platevault.ports.image_writer import (
     FileConflictError,
     ImageWriter,
@@ -170,19 +170,23 @@ class SensorWriter:
     ) -> None:
         with ungrouped():
             async with asyncio.TaskGroup() as tasks:  # calls that come together share a sync
-                for key, file in zip(job.keys, staged, strict=True):
-                    if key in job.attempts:
-                        tasks.create_task(
-                            self._ledger.stage(
+                tasks.create_task(
+                    self._ledger.stage(
+                        [
+                            Staged(
                                 key,
                                 Destination.ARCHIVE,
                                 number=job.attempts[key].number,
                                 path=str(file.temporary),
                                 size_bytes=file.size_bytes,
                                 digest=file.digest,
-                            ),
-                            name=f"stage-{key.file_name}",
-                        )
+                            )
+                            for key, file in zip(job.keys, staged, strict=True)
+                            if key in job.attempts
+                        ]
+                    ),
+                    name=f"stage-{job.subject}",
+                )
                 if degraded:  # known before the file has its name, for who may have to finish it
                     marks = [
                         Change(

@@ -97,9 +97,11 @@ class FlakyLedger:
     def __init__(self, ledger: FileLedger) -> None:
         self._ledger = ledger
         self.failing: dict[str, int] = {}
+        self.called: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         async def call(*args: Any, **options: Any) -> Any:
+            self.called.append(name)
             if self.failing.get(name, 0) > 0:
                 self.failing[name] -= 1
                 raise LedgerUnavailableError("busy", call=name)
@@ -308,6 +310,18 @@ async def test_an_exposure_is_catalogued_in_one_call(rig: OodsRig) -> None:
     assert len(answers) == len(SENSORS)
     assert rig.announced == answers
     assert "ingested" in answers[0].description
+
+
+async def test_what_may_still_come_is_looked_up_once_for_a_batch(rig: OodsRig) -> None:
+    ledger = FlakyLedger(rig.ledger)
+    await rig.start(ledger=ledger)
+    await rig.rest()
+    before = ledger.called.count("files")
+    await rig.arrive()
+    await rig.until(rig.is_done)
+    assert len(SENSORS) > 2
+    assert rig.calls() == [set(SENSORS)]
+    assert ledger.called.count("files") - before == 2  # once before the batch, once to settle it
 
 
 async def test_sidecars_and_manifest_stay_verified(rig: OodsRig) -> None:

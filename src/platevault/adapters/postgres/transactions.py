@@ -141,12 +141,13 @@ async def set_header(connection: Connection, image: str, header: HeaderReference
 
 async def set_told(connection: Connection, image: str, result: ToldResult, now_tai: float) -> None:
     """Store that a result was published, the first time it is said."""
-    await _known(connection, image)
-    await connection.execute(
+    inserted = await connection.execute(
         "INSERT INTO told_result (image, sensor, event, status_code, told_tai)"
-        " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-        (image, result.sensor, result.event, result.status_code, now_tai),
+        " SELECT image, %s, %s, %s, %s FROM exposure WHERE image = %s ON CONFLICT DO NOTHING",
+        (result.sensor, result.event, result.status_code, now_tai, image),
     )
+    if not inserted.rowcount:
+        await _known(connection, image)
 
 
 async def begin(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from enum import IntEnum
 
 from platevault.domain.camera import Camera
@@ -39,6 +40,14 @@ class ClosedStatus(IntEnum):
     COMPLETE = 1
     DEGRADED = 2
     INCOMPLETE = 3
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was told of an exposure, and its sensors once it is found registered."""
+
+    told: set[ToldResult]
+    sensors: frozenset[str] | None = None
 
 
 class ResultDesk:
@@ -84,7 +93,7 @@ class ResultDesk:
         self._steps = steps
         self._observer = observer
         self._turns = Turns()
-        self._told: OrderedDict[str, set[ToldResult]] = OrderedDict()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
 
     async def tell(self, result: ImageRetrieval | ImageInOods) -> bool:
         """Publish a result; ``False`` if it was told before.
@@ -136,7 +145,7 @@ class ResultDesk:
             await self._close(image, overdue=False)
 
     async def _tell(self, image: str, result: ToldResult, description: str) -> bool:
-        told = await self._told_of(image)
+        told = (await self._known_of(image)).told
         done = ToldResult(result.sensor, result.event, RetrievalStatus.DONE)
         if result in told or done in told:
             return False
@@ -157,11 +166,17 @@ class ResultDesk:
         return True
 
     async def _close(self, image: str, *, overdue: bool) -> None:
-        told = await self._told_of(image)
+        known = await self._known_of(image)
+        told = known.told
         heard = {result.sensor for result in told if result.event == RETRIEVAL_EVENT}
+        if not overdue and known.sensors is not None and not heard >= known.sensors:
+            return  # the common case costs no look at the ledger
         record = await self._ledger.exposure(image)
-        if record is None or (not overdue and not heard >= record.exposure.sensors.keys()):
-            return  # the common case costs no look at every file
+        if record is None:
+            return
+        known.sensors = frozenset(record.exposure.sensors)
+        if not overdue and not heard >= known.sensors:
+            return
         rows = await self._ledger.files(image=image, destination=Destination.ARCHIVE)
         raws = [row for row in rows if row.key.kind is FileKind.RAW]
         status = _closed_status(raws, overdue=overdue)
@@ -201,16 +216,16 @@ class ResultDesk:
             written=len(raws) - len(missing),
         )
 
-    async def _told_of(self, image: str) -> set[ToldResult]:
-        if image not in self._told:
-            self._told[image] = set(await self._ledger.told(image))
-            while len(self._told) > _REMEMBERED:
-                self._told.popitem(last=False)
-        self._told.move_to_end(image)
-        return self._told[image]
+    async def _known_of(self, image: str) -> _Known:
+        if image not in self._known:
+            self._known[image] = _Known(set(await self._ledger.told(image)))
+            while len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        self._known.move_to_end(image)
+        return self._known[image]
 
     async def _remember(self, image: str, result: ToldResult) -> None:
-        (await self._told_of(image)).add(result)
+        (await self._known_of(image)).told.add(result)
         await self._steps.reached("published", f"{image}/{result.sensor}")
         await self._ledger.set_told(image, result, now_tai=self._clock.now_tai())
         await self._steps.reached("told", f"{image}/{result.sensor}")

@@ -26,6 +26,8 @@ class Batch:
         Who waits for what becomes of each sensor.
     expected
         Sensors that can still come; ``None`` while that is not known.
+    asked
+        Somebody looks up which those are.
     overdue
         It was found in the ledger, and has waited long enough.
     """
@@ -35,6 +37,7 @@ class Batch:
     last_tai: float
     sensors: dict[str, list[asyncio.Future[None]]] = field(default_factory=dict)
     expected: frozenset[str] | None = None
+    asked: bool = False
     overdue: bool = False
 
     @property

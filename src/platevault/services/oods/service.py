@@ -175,7 +175,8 @@ class Oods:
         if attempt > 1:
             _log.info("Message came again", image=message.image, attempt=attempt)
         batch, waiting = gathering.join(message.image, message.sensor)
-        if batch.expected is None:
+        if not batch.asked:
+            batch.asked = True
             gathering.expect(batch, await self._still_expected(message.image))
         await waiting
 

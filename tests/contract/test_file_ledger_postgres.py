@@ -146,8 +146,9 @@ async def test_a_reader_cannot_write(settings: PostgresSettings) -> None:
         PostgresFileLedger(settings=settings),
         PostgresLedgerReader(settings=settings) as reader,
     ):
-        with pytest.raises(LedgerForbiddenError):
-            await reader._pool.call(lambda one: one.execute("DELETE FROM exposure"))
+        for use in (reader._pool.ask, reader._pool.call):
+            with pytest.raises(LedgerForbiddenError):
+                await use(lambda one: one.execute("DELETE FROM exposure"))
 
 
 async def test_roles_may_do_what_was_granted_and_no_more(
@@ -438,7 +439,7 @@ async def test_what_services_ask_for_is_found_by_an_index(
         @override
         async def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
             if str(query).startswith("SELECT"):
-                await super().execute("SET LOCAL enable_seqscan = off")
+                await super().execute("SET enable_seqscan = off")
                 plan = await super().execute(f"EXPLAIN {query}", *args, **kwargs)
                 plans.extend(str(line) for (line,) in await plan.fetchall())
             return await super().execute(query, *args, **kwargs)

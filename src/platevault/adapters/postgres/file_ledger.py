@@ -65,13 +65,13 @@ class PostgresLedgerReader:
 
     async def exposure(self, image: str) -> ExposureRecord | None:
         """Give one exposure, as `FileLedger.exposure`."""
-        return await self._pool.call(partial(rows.select_exposure, image=image))
+        return await self._pool.ask(partial(rows.select_exposure, image=image))
 
     async def exposures(
         self, *, camera: str = "", day_obs: int = 0, unfinished: bool = False
     ) -> list[ExposureRecord]:
         """List exposures by name, as `FileLedger.exposures`."""
-        return await self._pool.call(
+        return await self._pool.ask(
             partial(rows.select_exposures, camera=camera, day_obs=day_obs, unfinished=unfinished)
         )
 
@@ -83,26 +83,26 @@ class PostgresLedgerReader:
         states: Collection[FileState] = (),
     ) -> list[FileRecord]:
         """List files, as `FileLedger.files`."""
-        return await self._pool.call(
+        return await self._pool.ask(
             partial(rows.select_files, image=image, destination=destination, states=states)
         )
 
     async def attempts(self, image: str) -> list[AttemptRecord]:
         """List attempts, as `FileLedger.attempts`."""
-        return await self._pool.call(partial(rows.select_attempts, image=image))
+        return await self._pool.ask(partial(rows.select_attempts, image=image))
 
     async def told(self, image: str) -> list[ToldResult]:
         """List published results, as `FileLedger.told`."""
-        return await self._pool.call(partial(rows.select_told, image=image))
+        return await self._pool.ask(partial(rows.select_told, image=image))
 
 
 class PostgresFileLedger(PostgresLedgerReader, FileLedger):
     """The `platevault.ports.file_ledger.FileLedger` port on PostgreSQL 14 or newer.
 
     An asynchronous context manager; entering makes the schema and brings it up to date. Calls run
-    side by side, each in a transaction that locks the rows it decides on. When the server is away
-    each call fails at once or within ``call_within_s``, and the first call after it is back
-    succeeds.
+    side by side, each change in a transaction that locks the rows it decides on. When the server
+    is away each call fails at once or within ``call_within_s``, and the first call after it is
+    back succeeds.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A few connections to PostgreSQL, each call in a transaction of its own."""
+"""A few connections to PostgreSQL, each change in a transaction of its own."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ from platevault.ports.file_ledger import LedgerUnavailableError
 ResultT = TypeVar("ResultT")
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
-_READ = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
 #: The number of the transaction tells afterwards whether its commit was made.
-_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_current_xact_id()::text"
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_current_xact_id()::text"
 #: How often a server that comes back is asked whether a commit was made [s].
 _ASK_AGAIN_S = 0.1
 
@@ -97,6 +96,16 @@ class ConnectionPool:
                 await connection.close()
             self._idle.clear()
 
+    async def ask(self, question: Callable[[Connection], Awaitable[ResultT]]) -> ResultT:
+        """Run a ``question`` of one statement, which needs no transaction around it.
+
+        Raises
+        ------
+        LedgerUnavailableError
+            No connection or no answer in time. Retry.
+        """
+        return await self._lend(lambda connection, _: question(connection))
+
     async def call(self, work: Callable[[Connection], Awaitable[ResultT]]) -> ResultT:
         """Run ``work`` in a transaction.
 
@@ -107,6 +116,11 @@ class ConnectionPool:
         LedgerUncertainError
             The connection broke in the commit. Repeat the call.
         """
+        return await self._lend(
+            lambda connection, deadline: self._transaction(connection, work, deadline)
+        )
+
+    async def _lend(self, use: Callable[[Connection, float], Awaitable[ResultT]]) -> ResultT:
         deadline = asyncio.get_running_loop().time() + self._settings.call_within_s
         try:
             async with asyncio.timeout_at(deadline):
@@ -122,7 +136,7 @@ class ConnectionPool:
             watch = _within(deadline - asyncio.get_running_loop().time(), connection)
             try:
                 async with watch:
-                    return await self._transaction(connection, work, deadline)
+                    return await use(connection, deadline)
             except psycopg.Error as error:
                 if watch.expired:
                     raise LedgerUnavailableError(
@@ -174,7 +188,7 @@ class ConnectionPool:
     ) -> ResultT:
         number = ""
         try:
-            begun = await connection.execute(_READ if self._read_only else _WRITE)
+            begun = await connection.execute(_BEGIN)
             if begun.nextset():
                 (number,) = await begun.fetchone() or ("",)
             result = await work(connection)

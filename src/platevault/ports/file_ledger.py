@@ -199,10 +199,14 @@ class FileLedger(Protocol):
         self,
         *,
         image: str = "",
+        sensors: Collection[str] = (),
         destination: Destination | None = None,
         states: Collection[FileState] = (),
     ) -> list[FileRecord]:
-        """List files by image, sensor, kind, destination; no condition lists all."""
+        """List files by image, sensor, kind, destination; no condition lists all.
+
+        ``sensors`` narrows what an image has, and is of use with an image alone.
+        """
 
     async def attempts(self, image: str) -> list[AttemptRecord]:
         """List every attempt of an image, oldest first."""

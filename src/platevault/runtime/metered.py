@@ -148,10 +148,13 @@ class MeteredLedger(FileLedger):
         self,
         *,
         image: str = "",
+        sensors: Collection[str] = (),
         destination: Destination | None = None,
         states: Collection[FileState] = (),
     ) -> list[FileRecord]:
-        return await self._ledger.files(image=image, destination=destination, states=states)
+        return await self._ledger.files(
+            image=image, sensors=sensors, destination=destination, states=states
+        )
 
     @override
     async def attempts(self, image: str) -> list[AttemptRecord]:

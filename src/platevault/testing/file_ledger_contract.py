@@ -371,6 +371,15 @@ class FileLedgerContract(ExposuresContract):
         assert await ledger.files(image=keys[0].image) == [
             one for one in everything if one.key.image == keys[0].image
         ]
+        assert await ledger.files(
+            image=keys[-1].image, sensors=[keys[-1].sensor, "R99_S99"], destination=A
+        ) == [
+            one
+            for one in everything
+            if one.key.image == keys[-1].image
+            and one.key.sensor == keys[-1].sensor
+            and one.destination is A
+        ]
         assert await ledger.files(destination=O) == [
             one for one in everything if one.destination is O
         ]

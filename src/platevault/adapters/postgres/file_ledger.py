@@ -79,12 +79,19 @@ class PostgresLedgerReader:
         self,
         *,
         image: str = "",
+        sensors: Collection[str] = (),
         destination: Destination | None = None,
         states: Collection[FileState] = (),
     ) -> list[FileRecord]:
         """List files, as `FileLedger.files`."""
         return await self._pool.ask(
-            partial(rows.select_files, image=image, destination=destination, states=states)
+            partial(
+                rows.select_files,
+                image=image,
+                sensors=sensors,
+                destination=destination,
+                states=states,
+            )
         )
 
     async def attempts(self, image: str) -> list[AttemptRecord]:

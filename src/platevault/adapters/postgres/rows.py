@@ -68,6 +68,7 @@ async def select_files(
     connection: Connection,
     *,
     image: str,
+    sensors: Collection[str],
     destination: Destination | None,
     states: Collection[FileState],
 ) -> list[FileRecord]:
@@ -77,6 +78,9 @@ async def select_files(
     if image:
         conditions.append("image = %s")
         values.append(image)
+    if sensors:
+        conditions.append("sensor = ANY (%s::text[])")
+        values.append([*sensors])
     if states:
         conditions.append("state = ANY (%s::text[])")
         values.append([state.value for state in states])

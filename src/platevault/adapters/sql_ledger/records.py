@@ -30,6 +30,11 @@ ATTEMPT_COLUMNS = (
     " staged_path, staged_digest, outcome, error, staged_size_bytes"
 )
 
+#: Looked up, as calling an enumeration was a sixth of a Forwarder's time (measured).
+_KINDS = {kind.value: kind for kind in FileKind}
+_DESTINATIONS = {destination.value: destination for destination in Destination}
+_STATES = {state.value: state for state in FileState}
+
 
 def json_text(values: Mapping[str, object]) -> str:
     """Give the one JSON text of a mapping, so that equal texts are equal contents."""
@@ -61,9 +66,9 @@ def exposure_record(row: Sequence[Any]) -> ExposureRecord:
 def file_record(row: Sequence[Any]) -> FileRecord:
     """Make a record of a row of file columns."""
     return FileRecord(
-        key=FileKey(row[0], row[1], FileKind(row[2])),
-        destination=Destination(row[3]),
-        state=FileState(row[4]),
+        key=FileKey(row[0], row[1], _KINDS[row[2]]),
+        destination=_DESTINATIONS[row[3]],
+        state=_STATES[row[4]],
         path=row[5],
         size_bytes=row[6],
         digest=row[7],
@@ -78,8 +83,8 @@ def file_record(row: Sequence[Any]) -> FileRecord:
 def attempt_record(row: Sequence[Any]) -> AttemptRecord:
     """Make a record of a row of attempt columns."""
     return AttemptRecord(
-        key=FileKey(row[0], row[1], FileKind(row[2])),
-        destination=Destination(row[3]),
+        key=FileKey(row[0], row[1], _KINDS[row[2]]),
+        destination=_DESTINATIONS[row[3]],
         number=row[4],
         worker=row[5],
         fence=row[6],

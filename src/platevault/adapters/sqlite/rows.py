@@ -62,6 +62,7 @@ def select_files(
     connection: sqlite3.Connection,
     *,
     image: str,
+    sensors: Collection[str],
     destination: Destination | None,
     states: Collection[FileState],
 ) -> list[FileRecord]:
@@ -71,6 +72,9 @@ def select_files(
     if image:
         conditions.append("image = ?")
         values.append(image)
+    if sensors:
+        conditions.append(f"sensor IN ({', '.join('?' * len(sensors))})")
+        values.extend(sensors)
     if states:
         conditions.append(f"state IN ({', '.join('?' * len(states))})")
         values.extend(states)

@@ -160,9 +160,9 @@ class BoardWork:
             Deliver the order again later.
         """
         order = check_order(message, self._cameras, await self._ledger.exposure(message.image))
-        rows = await self._rows(message.image)
+        rows = await self._rows(message)
         if await self._found_damage(message, rows):
-            rows = await self._rows(message.image)
+            rows = await self._rows(message)
         await self._announce_done(message, rows)
         due = [sensor for sensor in message.sensors if is_due(message.image, sensor, rows)]
         if not due:
@@ -197,8 +197,10 @@ class BoardWork:
         left_s = 0.0 if grant is None else grant.expires_tai - self._clock.now_tai()
         return max(left_s, _SHORTEST_PAUSE_S)
 
-    async def _rows(self, image: str) -> dict[FileKey, FileRecord]:
-        rows = await self._ledger.files(image=image, destination=Destination.ARCHIVE)
+    async def _rows(self, message: EndReadout) -> dict[FileKey, FileRecord]:
+        rows = await self._ledger.files(
+            image=message.image, sensors=message.sensors, destination=Destination.ARCHIVE
+        )
         return {row.key: row for row in rows}
 
     async def _found_damage(self, message: EndReadout, rows: Rows) -> bool:

@@ -10,7 +10,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, get_args
+
+#: How a field's values are on the wire.
+SalType = Literal[
+    "boolean",
+    "byte",
+    "short",
+    "int",
+    "long",
+    "long long",
+    "unsigned short",
+    "unsigned int",
+    "float",
+    "double",
+    "string",
+]
+#: Every `SalType`.
+SAL_TYPES: tuple[str, ...] = get_args(SalType)
 
 
 class TopicKind(StrEnum):
@@ -31,8 +48,7 @@ class FieldSchema:
     name
         SAL name, camelCase.
     sal_type
-        ``boolean byte short int long "long long" "unsigned short" "unsigned int" float double
-        string``.
+        One of `SAL_TYPES`.
     count
         Array length; 1 is a scalar.
     units

@@ -7,12 +7,13 @@ References
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from platevault.domain.errors import UsageError
+from platevault.domain.samples import SalType
 
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -29,19 +30,7 @@ class _Part(BaseModel):
 class FieldText(_Part):
     """One field; ``count`` may name a size of the component."""
 
-    type: Literal[
-        "boolean",
-        "byte",
-        "short",
-        "int",
-        "long",
-        "long long",
-        "unsigned short",
-        "unsigned int",
-        "float",
-        "double",
-        "string",
-    ]
+    type: SalType
     count: Annotated[int, Field(ge=1)] | str = 1
     units: str = "unitless"
     max_length: Annotated[int, Field(ge=0)] = 0

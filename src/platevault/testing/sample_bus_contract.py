@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from platevault.domain.samples import FieldSchema, Sample, TopicKind, TopicSchema
+from platevault.domain.samples import SAL_TYPES, FieldSchema, Sample, TopicKind, TopicSchema
 from platevault.ports.sample_bus import (
     Gap,
     History,
@@ -34,26 +34,13 @@ def contract_topic(sal_name: str = "logevent_frameStored", *, indexed: bool = Tr
         "logevent": TopicKind.EVENT,
         "ackcmd": TopicKind.ACKCMD,
     }.get(sal_name.partition("_")[0], TopicKind.TELEMETRY)
-    scalars = (
-        "boolean",
-        "byte",
-        "short",
-        "int",
-        "long",
-        "long long",
-        "unsigned short",
-        "unsigned int",
-        "float",
-        "double",
-        "string",
-    )
     return TopicSchema(
         component="PVDemo" if indexed else "PVPlain",
         sal_name=sal_name,
         kind=kind,
         indexed=indexed,
         fields=(
-            *(FieldSchema(f"{name.replace(' ', '')}0", name) for name in scalars),
+            *(FieldSchema(f"{name.replace(' ', '')}0", name) for name in SAL_TYPES),
             FieldSchema("stageTime", "float", count=2, units="second"),
             FieldSchema("places", "long", count=3),
         ),

@@ -41,9 +41,9 @@ class TestMemorySampleBus(SampleBusContract):
     async def put_raw(self, bus: SampleBus, sample: Sample) -> None:
         assert isinstance(bus, MemorySampleBus)
         received = replace(sample, received_tai=1.0)
-        for subscription in bus._subscribers[sample.topic.component, sample.topic.sal_name]:
-            subscription._live.append(received)
-            subscription._news.set()
+        for subscriber in bus._subscribers[sample.topic.component, sample.topic.sal_name]:
+            subscriber.unread._live.append(received)
+            subscriber.unread._news.set()
 
     @override
     async def retained_raw(self, bus: SampleBus, topic: TopicSchema) -> list[Sample]:

@@ -23,10 +23,10 @@ from platevault.adapters.kafka import (
 from platevault.adapters.kafka.codec import topic_name
 from platevault.adapters.kafka.consumer import LIBRARY_LOG, ThreadedConsumer
 from platevault.adapters.kafka.reader import TopicReader
-from platevault.adapters.kafka.subscription import Subscription
 from platevault.adapters.kafka.topics import TopicDirectory
 from platevault.adapters.schema_registry import SchemaRegistryServer, SchemaStore
 from platevault.adapters.system_clock import SystemClock
+from platevault.adapters.unread_samples import UnreadSamples
 from platevault.csc.csc import Csc
 from platevault.domain.samples import Sample, TopicSchema
 from platevault.ports.sample_bus import BusUnavailableError, Gap, History, Recording
@@ -388,7 +388,7 @@ async def test_a_reader_beyond_the_end_reads_events_again_and_commands_on(
     for sequence in (1, 2, 3):  # what a broker has that lost the end of its log
         await publish(bus, contract_sample(sequence, topic=topic))
     name = topic_name(kafka_settings.subname, topic)
-    subscription = Subscription(limit=1000)
+    subscription = UnreadSamples(limit=1000)
     async with (
         asyncio.timeout(PATIENCE_S),
         ThreadedConsumer(

@@ -579,9 +579,9 @@ async def test_a_remote_that_lost_samples_says_so(stage: Stage) -> None:
     async with stage.remote() as remote:
         topic = stage.interfaces.component("OCPS").ackcmd
         flood = Sample(topic, {"ack": 303, "identity": "bob"}, 2, START_TAI, 1)
-        remote_subscription = stage.bus._subscribers["OCPS", "ackcmd"][0]
+        unread = stage.bus._subscribers["OCPS", "ackcmd"][0].unread
         for _ in range(501):
-            remote_subscription.offer(flood)
+            unread.put(flood)
         await stage.clock.settle()
         with pytest.raises(SubscriberOverflowError):
             await remote.command("enable")

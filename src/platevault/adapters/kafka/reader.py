@@ -19,7 +19,7 @@ from platevault.adapters.kafka.consumer import MessagePump, ThreadedConsumer
 from platevault.adapters.kafka.errors import error_of, is_corrupted, is_out_of_range
 from platevault.adapters.kafka.schemas import SchemaBook
 from platevault.adapters.kafka.settings import KafkaSettings
-from platevault.adapters.kafka.subscription import Subscription
+from platevault.adapters.unread_samples import UnreadSamples
 from platevault.domain.errors import PermanentError, PlatevaultError
 from platevault.domain.samples import Sample, TopicKind, TopicSchema
 
@@ -119,7 +119,7 @@ class TopicReader:
         recalled: Mapping[str, int],
         consumer: ThreadedConsumer,
         reach: ReachOf,
-        subscription: Subscription,
+        subscription: UnreadSamples,
         schemas: SchemaBook,
     ) -> None:
         self._topics = topics

@@ -29,8 +29,8 @@ from platevault.adapters.kafka.recorder import GROUP_OPTIONS, KafkaRecording
 from platevault.adapters.kafka.registry import RegistryUnavailableError, SchemaRegistryClient
 from platevault.adapters.kafka.schemas import REGISTRY, SchemaBook
 from platevault.adapters.kafka.settings import KafkaSettings
-from platevault.adapters.kafka.subscription import Subscription
 from platevault.adapters.kafka.topics import TopicDirectory
+from platevault.adapters.unread_samples import UnreadSamples
 from platevault.domain.errors import PermanentError, PlatevaultError, UsageError
 from platevault.domain.samples import Sample, TopicKind, TopicSchema
 from platevault.ports.clock import Clock
@@ -40,6 +40,7 @@ from platevault.ports.sample_bus import (
     PastUnavailableError,
     Recording,
     SampleBus,
+    Subscription,
 )
 
 #: Source of problems on the health board.
@@ -277,7 +278,7 @@ class KafkaSampleBus(SampleBus, AbstractAsyncContextManager["KafkaSampleBus", No
         )
         first = {**ends, **past}
         await consumer.assign(first)
-        subscription = Subscription(limit=self._settings.queue_limit)
+        subscription = UnreadSamples(limit=self._settings.queue_limit)
         reader = TopicReader(
             topics=named,
             sal_index=sal_index,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from typing_extensions import override
 
+from platevault.adapters.unread_samples import UnreadSamples
 from platevault.domain.samples import Sample, TopicKind, TopicSchema
 from platevault.ports.clock import Clock
 from platevault.ports.sample_bus import (
@@ -17,7 +18,6 @@ from platevault.ports.sample_bus import (
     History,
     Recording,
     SampleBus,
-    SubscriberOverflowError,
     Subscription,
 )
 
@@ -57,7 +57,7 @@ class MemorySampleBus(SampleBus):
         self._queue_limit = queue_limit
         self._record_limit = record_limit
         self._latest: dict[_TopicName, dict[int, Sample]] = {}
-        self._subscribers: dict[_TopicName, list[_Subscription]] = {}
+        self._subscribers: dict[_TopicName, list[_Subscriber]] = {}
         self._groups: dict[str, _Group] = {}
 
     @override
@@ -69,8 +69,9 @@ class MemorySampleBus(SampleBus):
             self._latest.setdefault(name, {})[sample.sal_index] = received
         if sample.topic.kind in _RECALLED:
             self._recent.append(received)
-        for subscription in tuple(self._subscribers.get(name, ())):
-            subscription.offer(received)
+        for subscriber in tuple(self._subscribers.get(name, ())):
+            if subscriber.sal_index in {0, sample.sal_index}:
+                subscriber.unread.put(received)
         for group in self._groups.values():
             group.offer(received)
 
@@ -105,15 +106,17 @@ class MemorySampleBus(SampleBus):
                 for sample in (*latest, *recent)
                 if sal_index in {0, sample.sal_index} and _name_of(sample.topic) in names
             ]
-        subscription = _Subscription(past, sal_index=sal_index, limit=self._queue_limit)
+        unread = UnreadSamples(limit=self._queue_limit)
+        unread.put_past(past)
+        subscriber = _Subscriber(unread, sal_index)
         for name in names:
-            self._subscribers.setdefault(name, []).append(subscription)
+            self._subscribers.setdefault(name, []).append(subscriber)
         try:
-            yield subscription
+            yield unread
         finally:
             for name in names:
-                self._subscribers[name].remove(subscription)
-            subscription.close()
+                self._subscribers[name].remove(subscriber)
+            unread.close()
 
     @override
     @asynccontextmanager
@@ -137,51 +140,12 @@ def _writer_of(sample: Sample) -> _Writer:
     return (*_name_of(sample.topic), sample.sal_index, sample.identity, sample.origin)
 
 
-class _Subscription(AsyncIterator[Sample], Subscription):
-    """What one subscriber has not yet taken; a cancelled ``anext`` loses nothing."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Subscriber:
+    """Who wants samples of an index, 0 for all."""
 
-    def __init__(self, past: Iterable[Sample], *, sal_index: int, limit: int) -> None:
-        self._past = deque(past)
-        self._live: deque[Sample] = deque()
-        self._sal_index = sal_index
-        self._limit = limit
-        self._overflowed = False
-        self._closed = False
-        self._news = asyncio.Event()
-
-    @property
-    @override
-    def past_left(self) -> int:
-        return len(self._past)
-
-    def offer(self, sample: Sample) -> None:
-        if self._sal_index not in {0, sample.sal_index} or self._overflowed:
-            return
-        if len(self._live) >= self._limit:
-            self._overflowed = True
-        else:
-            self._live.append(sample)
-        self._news.set()
-
-    def close(self) -> None:
-        self._closed = True
-        self._news.set()
-
-    @override
-    async def __anext__(self) -> Sample:
-        while True:
-            if self._closed:
-                raise StopAsyncIteration
-            if self._past:
-                return self._past.popleft()
-            if self._live:
-                return self._live.popleft()
-            if self._overflowed:
-                raise SubscriberOverflowError(
-                    "The subscriber was too slow and lost samples", limit=self._limit
-                )
-            self._news.clear()
-            await self._news.wait()
+    unread: UnreadSamples
+    sal_index: int
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""What one subscriber has not yet taken."""
+"""What one subscriber of a bus has not yet taken."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing_extensions import override
 
 from platevault.domain.errors import PlatevaultError
 from platevault.domain.samples import Sample
-from platevault.ports import sample_bus as ports
-from platevault.ports.sample_bus import SubscriberOverflowError
+from platevault.ports.sample_bus import SubscriberOverflowError, Subscription
 
 
-class Subscription(AsyncIterator[Sample], ports.Subscription):
+class UnreadSamples(AsyncIterator[Sample], Subscription):
     """Samples in order, the past first; a cancelled ``anext`` loses nothing.
 
     Parameters

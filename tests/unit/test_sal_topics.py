@@ -15,7 +15,7 @@ from platevault.adapters.memory.sample_bus import MemorySampleBus
 from platevault.domain.samples import Sample
 from platevault.ports.sample_bus import BusUnavailableError, History
 from platevault.sal.schema import Interfaces, load_interfaces, rev_code
-from platevault.sal.topics import TopicWriter
+from platevault.sal.topics import TopicWriter, TopicWriters
 from platevault.sal.values import FieldValueError, UnknownFieldError
 from platevault.testing.clocks import START_TAI, SteppedClock
 
@@ -207,3 +207,26 @@ async def test_writes_of_one_topic_do_not_overtake_one_another(interfaces: Inter
     assert [(sample.sequence, sample.fields["errorCode"]) for sample in got] == [
         (code + 1, code) for code in range(5)
     ]
+
+
+async def test_of_a_topic_there_is_one_writer_for_each_index_and_identity(
+    interfaces: Interfaces,
+) -> None:
+    clock = SteppedClock()
+    writers = TopicWriters(bus=MemorySampleBus(clock=clock), clock=clock, origin=4321)
+    code, state = (
+        interfaces.topic("OCPS", f"logevent_{name}") for name in ("errorCode", "summaryState")
+    )
+    one = writers.writer(code, identity="OCPS:3", sal_index=3)
+    assert writers.writer(code, identity="OCPS:3", sal_index=3) is one
+    others = [
+        writers.writer(state, identity="OCPS:3", sal_index=3),
+        writers.writer(code, identity="OCPS:3", sal_index=4),
+        writers.writer(code, identity="user@host", sal_index=3),
+        writers.writer(
+            interfaces.topic("ATArchiver", "logevent_errorCode"), identity="OCPS:3", sal_index=3
+        ),
+    ]
+    assert len({id(each) for each in (one, *others)}) == 5
+    sample = await others[1].write(errorCode=7)
+    assert (sample.sal_index, sample.identity, sample.origin) == (4, "OCPS:3", 4321)

@@ -19,7 +19,7 @@ from platevault.ports.sample_bus import BusUnavailableError, History, SampleBus
 from platevault.sal.acks import Ack, AckCode, CommandRefusedError
 from platevault.sal.following import Follower
 from platevault.sal.schema import ComponentInterface, Interfaces
-from platevault.sal.topics import TopicWriter
+from platevault.sal.topics import TopicWriter, TopicWriters
 from platevault.sal.values import check_sample_fields
 
 #: Commands of one name that may wait for their turn; one more is refused.
@@ -112,8 +112,7 @@ class Controller:
         )
         self.origin = origin or os.getpid()
         self._bus = bus
-        self._clock = clock
-        self._writers: dict[str, TopicWriter] = {}
+        self._writers = TopicWriters(bus=bus, clock=clock, origin=self.origin)
         self._callbacks: dict[str, CommandCallback] = {}
         self._answers: OrderedDict[_CommandKey, Ack | None] = OrderedDict()
 
@@ -154,7 +153,8 @@ class Controller:
 
         def take(sample: Sample) -> None:
             if sample.sal_index == self.sal_index:
-                self._writer(sample.topic).continue_after(sample.sent_tai)
+                topic = self.interface.topic(sample.topic.sal_name)
+                self._writer(topic).continue_after(sample.sent_tai)
 
         problems: list[PlatevaultError] = []
         async with self._bus.subscribe(
@@ -203,17 +203,7 @@ class Controller:
                         await self._abort(backlog.get_nowait())
 
     def _writer(self, topic: TopicSchema) -> TopicWriter:
-        writer = self._writers.get(topic.sal_name)
-        if writer is None:
-            writer = self._writers[topic.sal_name] = TopicWriter(
-                topic=self.interface.topic(topic.sal_name),
-                bus=self._bus,
-                clock=self._clock,
-                identity=self.identity,
-                origin=self.origin,
-                sal_index=self.sal_index,
-            )
-        return writer
+        return self._writers.writer(topic, identity=self.identity, sal_index=self.sal_index)
 
     async def _receive(
         self, samples: AsyncIterator[Sample], backlogs: Mapping[str, asyncio.Queue[Sample]]

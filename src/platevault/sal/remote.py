@@ -22,7 +22,7 @@ from platevault.sal.acks import Ack, AckCode, CommandFailedError, CommandTimeout
 from platevault.sal.following import Follower
 from platevault.sal.schema import ComponentInterface, Interfaces, UnknownTopicError
 from platevault.sal.timing import TimeLimit, time_limit
-from platevault.sal.topics import TopicWriter
+from platevault.sal.topics import TopicWriters
 
 #: Limit of a command unless the caller gives another [s] (SAL over Kafka, section 9).
 DEFAULT_TIMEOUT_S = 3600.0
@@ -81,7 +81,7 @@ class Remote:
         self._watch = watch
         self._latest: dict[tuple[str, int], Sample] = {}
         self._newest: dict[str, Sample] = {}
-        self._writers: dict[str, TopicWriter] = {}
+        self._writers = TopicWriters(bus=bus, clock=clock, origin=self._origin)
         self._numbers: dict[str, Iterator[int]] = {}
         self._pending: dict[int, _Pending] = {}
         self._failure: PlatevaultError | None = None
@@ -146,7 +146,10 @@ class Remote:
         try:
             async with time_limit(self._clock, timeout_s) as limit:
                 pending = self._pending[number] = _Pending(limit)
-                await self._writer_of(topic).write_numbered(number, **fields)
+                writer = self._writers.writer(
+                    topic, identity=self._identity, sal_index=self.sal_index
+                )
+                await writer.write_numbered(number, **fields)
                 while last is None or not last.code.is_final:
                     last = await pending.next_ack()
                     self._check()
@@ -283,19 +286,6 @@ class Remote:
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-    def _writer_of(self, topic: TopicSchema) -> TopicWriter:
-        writer = self._writers.get(topic.sal_name)
-        if writer is None:
-            writer = self._writers[topic.sal_name] = TopicWriter(
-                topic=topic,
-                bus=self._bus,
-                clock=self._clock,
-                identity=self._identity,
-                origin=self._origin,
-                sal_index=self.sal_index,
-            )
-        return writer
 
     def _numbers_of(self, topic: TopicSchema) -> Iterator[int]:
         numbers = self._numbers.get(topic.sal_name)

@@ -157,3 +157,38 @@ class TopicWriter:
     @cached_property
     def _rev_code(self) -> str:
         return rev_code(self.topic)
+
+
+class TopicWriters:
+    """The writers of a process, each made when it is first asked for.
+
+    Parameters
+    ----------
+    bus
+        Where everything goes.
+    clock
+        Gives the stamps.
+    origin
+        Process id.
+    """
+
+    def __init__(self, *, bus: SampleBus, clock: Clock, origin: int) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._origin = origin
+        self._writers: dict[tuple[str, str, int, str], TopicWriter] = {}
+
+    def writer(self, topic: TopicSchema, *, identity: str, sal_index: int = 0) -> TopicWriter:
+        """Give the one writer of a topic under ``identity``; parameters as of `TopicWriter`."""
+        key = (topic.component, topic.sal_name, sal_index, identity)
+        known = self._writers.get(key)
+        if known is None:
+            known = self._writers[key] = TopicWriter(
+                topic=topic,
+                bus=self._bus,
+                clock=self._clock,
+                identity=identity,
+                origin=self._origin,
+                sal_index=sal_index,
+            )
+        return known

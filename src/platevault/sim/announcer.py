@@ -10,7 +10,7 @@ from platevault.domain.samples import TopicKind, TopicSchema
 from platevault.ports.clock import Clock
 from platevault.ports.sample_bus import SampleBus
 from platevault.sal.schema import Interfaces, UnknownTopicError
-from platevault.sal.topics import TopicWriter
+from platevault.sal.topics import TopicWriter, TopicWriters
 from platevault.sim.telemetry import Said
 
 
@@ -28,10 +28,8 @@ class SalAnnouncer:
     """
 
     def __init__(self, *, bus: SampleBus, interfaces: Interfaces, clock: Clock) -> None:
-        self._bus = bus
         self._interfaces = interfaces
-        self._clock = clock
-        self._writers: dict[tuple[str, int, str], TopicWriter] = {}
+        self._writers = TopicWriters(bus=bus, clock=clock, origin=os.getpid())
 
     async def say(self, said: Said) -> None:
         """Publish one sample, stamped with the present device time."""
@@ -52,19 +50,8 @@ class SalAnnouncer:
             return self._interfaces.topic(said.component, said.topic)
 
     def _writer(self, said: Said, topic: TopicSchema) -> TopicWriter:
-        key = (said.component, said.index, topic.sal_name)
-        writer = self._writers.get(key)
-        if writer is None:
-            indexed = f"{said.component}:{said.index}"
-            writer = self._writers[key] = TopicWriter(
-                topic=topic,
-                bus=self._bus,
-                clock=self._clock,
-                identity=indexed if topic.indexed else said.component,
-                origin=os.getpid(),
-                sal_index=said.index,
-            )
-        return writer
+        identity = f"{said.component}:{said.index}" if topic.indexed else said.component
+        return self._writers.writer(topic, identity=identity, sal_index=said.index)
 
 
 def _fitted(topic: TopicSchema, fields: Mapping[str, Any]) -> dict[str, Any]:

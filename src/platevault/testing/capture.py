@@ -35,7 +35,7 @@ from platevault.runtime.service import Service, StopToken
 from platevault.runtime.steps import Steps
 from platevault.sal.remote import Remote
 from platevault.sal.schema import Interfaces, load_interfaces
-from platevault.sal.topics import TopicWriter
+from platevault.sal.topics import TopicWriters
 from platevault.services.archive_controller import ArchiveController
 from platevault.services.archiver import ArchiverConfiguration, ArchiverCsc
 from platevault.services.forwarder import Forwarder, ForwarderLimits
@@ -92,7 +92,7 @@ class CaptureRig:
         self.samples: list[Sample] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, StopToken] = {}
-        self._writers: dict[str, TopicWriter] = {}
+        self._writers = TopicWriters(bus=self.bus, clock=self.clock, origin=1)
         self._processes: dict[str, ImageWriter] = {}
         self._stack = AsyncExitStack()
 
@@ -331,16 +331,8 @@ class CaptureRig:
     async def say(self, event: str, /, component: str = "", **fields: Any) -> None:
         """Publish an event of the camera, or of another component."""
         component = component or self.camera.components.camera
-        key = f"{component}.{event}"
-        if key not in self._writers:
-            self._writers[key] = TopicWriter(
-                topic=self.interfaces.component(component).event(event),
-                bus=self.bus,
-                clock=self.clock,
-                identity=component,
-                origin=1,
-            )
-        await self._writers[key].write(**fields)
+        topic = self.interfaces.component(component).event(event)
+        await self._writers.writer(topic, identity=component).write(**fields)
 
     async def begin(self, image: str, **changes: Any) -> None:
         """Begin an exposure, as the camera says it."""

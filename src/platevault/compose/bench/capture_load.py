@@ -43,7 +43,7 @@ from platevault.ports.sample_bus import History
 from platevault.runtime.metrics import Metrics
 from platevault.runtime.process import run_services
 from platevault.runtime.service import StopToken
-from platevault.sal.topics import TopicWriter
+from platevault.sal.topics import TopicWriters
 from platevault.services.archiver import ArchiverConfiguration, ArchiverCsc
 
 _CAMERA = "lsstcam"
@@ -281,7 +281,7 @@ class _Night:
     def __init__(self, *, context: ProcessContext, camera: Camera) -> None:
         self._context = context
         self._camera = camera
-        self._writers: dict[str, TopicWriter] = {}
+        self._writers = TopicWriters(bus=context.bus, clock=context.clock, origin=os.getpid())
         self._results: dict[str, int] = {}
         self._changed = asyncio.Event()
 
@@ -392,17 +392,8 @@ class _Night:
         )
 
     async def _say(self, component: str, event: str, **fields: object) -> None:
-        key = f"{component}.{event}"
-        if key not in self._writers:
-            context = self._context
-            self._writers[key] = TopicWriter(
-                topic=context.interfaces.component(component).event(event),
-                bus=context.bus,
-                clock=context.clock,
-                identity=component,
-                origin=os.getpid(),
-            )
-        await self._writers[key].write(**fields)
+        topic = self._context.interfaces.component(component).event(event)
+        await self._writers.writer(topic, identity=component).write(**fields)
 
     async def _hear(self, samples: AsyncIterator[Sample]) -> None:
         async for sample in samples:

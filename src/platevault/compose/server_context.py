@@ -37,10 +37,13 @@ from platevault.runtime.retry import Backoff, retry
 from platevault.sal.avro import avro_schema
 
 if TYPE_CHECKING:
+    from platevault.adapters.dds import DdsSampleBus
     from platevault.adapters.kafka.settings import KafkaSettings
     from platevault.adapters.postgres import PostgresFileLedger
 
 OpenT = TypeVar("OpenT")
+#: An adapter that needs no server.
+ServerlessT = TypeVar("ServerlessT", "DdsSampleBus", SqliteWorkQueue, LeaseStore)
 
 #: Pauses while a server that must answer before anything can start does not.
 _OPENING = Backoff(first_s=0.2, ceiling_s=5.0)
@@ -144,11 +147,7 @@ class Servers:
                 clock=self.clock,
             )
 
-        if Part.BUS not in self._parts:
-            return make()
-        bus = await self._entered("dds", make)
-        self.problems["dds"] = lambda: bus.problem
-        return bus
+        return await self._serverless(Part.BUS, "dds", make)
 
     async def queue(self) -> WorkQueue:
         """Give the work queue."""
@@ -191,11 +190,7 @@ class Servers:
         def make() -> SqliteWorkQueue:
             return SqliteWorkQueue(self._settings.queue_path, clock=self.clock)
 
-        if Part.QUEUE not in self._parts:
-            return make()
-        queue = await self._entered("queue", make)
-        self.problems["queue"] = lambda: queue.problem
-        return queue
+        return await self._serverless(Part.QUEUE, "queue", make)
 
     async def presence(self) -> Presence:
         """Give presence; `leases` are of the same server."""
@@ -245,8 +240,7 @@ class Servers:
         def make() -> LeaseStore:
             return LeaseStore(self._settings.leases_path)
 
-        store = await self._entered("leases", make) if Part.LEASES in self._parts else make()
-        self.problems["leases"] = lambda: store.problem
+        store = await self._serverless(Part.LEASES, "leases", make)
         self._leases = lambda first_fence: SqliteLeases(
             store=store, clock=self.clock, first_fence=first_fence
         )
@@ -268,6 +262,16 @@ class Servers:
         for ask in self.inquiries:
             with suppress(TransientError):
                 await ask()
+
+    async def _serverless(
+        self, part: Part, name: str, make: Callable[[], ServerlessT]
+    ) -> ServerlessT:
+        """Make an adapter; open it, and have its problem told, if the process uses it."""
+        if part not in self._parts:
+            return make()
+        adapter = await self._entered(name, make)
+        self.problems[name] = lambda: adapter.problem
+        return adapter
 
     async def _entered(
         self, name: str, make: Callable[[], AbstractAsyncContextManager[OpenT]]

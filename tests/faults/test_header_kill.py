@@ -71,12 +71,12 @@ class DeadlyStore(MemoryObjectStore):
         return await super().put_if_absent(key, data)
 
 
-class LaggingBus(MemorySampleBus):
-    """Lets nobody subscribe to what needs a past until ``answers`` is set."""
+class GuardedBus(MemorySampleBus):
+    """Keeps the past; ``guard`` is told how much of it [s] a subscriber wants, who waits for it."""
 
-    def __init__(self, *, clock: SteppedClock) -> None:
+    def __init__(self, *, clock: SteppedClock, guard: Callable[[float], Awaitable[None]]) -> None:
         super().__init__(clock=clock, recall_limit=10_000)
-        self.answers = asyncio.Event()
+        self._guard = guard
 
     @override
     @asynccontextmanager
@@ -88,32 +88,7 @@ class LaggingBus(MemorySampleBus):
         sal_index: int = 0,
         recall_s: float = 0.0,
     ) -> AsyncIterator[Subscription]:
-        if recall_s:
-            await self.answers.wait()
-        async with super().subscribe(
-            topics, history=history, sal_index=sal_index, recall_s=recall_s
-        ) as samples:
-            yield samples
-
-
-class ShortBus(MemorySampleBus):
-    """Tells no more of the past than a minute."""
-
-    asked = 0.0
-
-    @override
-    @asynccontextmanager
-    async def subscribe(
-        self,
-        topics: Collection[TopicSchema],
-        *,
-        history: History,
-        sal_index: int = 0,
-        recall_s: float = 0.0,
-    ) -> AsyncIterator[Subscription]:
-        if recall_s > 60.0:
-            raise PastUnavailableError("The past of the topics was not given in time")
-        self.asked = self.asked or recall_s
+        await self._guard(recall_s)
         async with super().subscribe(
             topics, history=history, sal_index=sal_index, recall_s=recall_s
         ) as samples:
@@ -213,6 +188,19 @@ def site(*, recall_limit: int = 10_000) -> Site:
     return Site(clock, MemorySampleBus(clock=clock, recall_limit=recall_limit))
 
 
+def lagging_site() -> tuple[Site, asyncio.Event]:
+    """Give a site where nobody subscribes to what needs a past while the event is not set."""
+    answers = asyncio.Event()
+    answers.set()
+
+    async def wait(recall_s: float) -> None:
+        if recall_s:
+            await answers.wait()
+
+    clock = SteppedClock()
+    return Site(clock, GuardedBus(clock=clock, guard=wait)), answers
+
+
 def parts(event: str) -> tuple[list[Sample], Sample, list[Sample]]:
     """Give what is said before an event, the event, and the rest of the exposure."""
     place = next(place for place, one in enumerate(WHOLE) if one.topic.name == event)
@@ -300,16 +288,13 @@ async def test_a_kill_while_the_header_goes_out_gives_the_same_header_once(
 async def test_a_bus_that_is_slow_with_the_past_is_waited_for(
     event: str, undisturbed: HeaderDocument
 ) -> None:
-    clock = SteppedClock()
-    bus = LaggingBus(clock=clock)
-    bus.answers.set()
-    place = Site(clock, bus)
+    place, answers = lagging_site()
     await place.say(await killed_at(place, event, writes_first=True))
-    bus.answers.clear()
+    answers.clear()
     async with place.restarted(is_ready=False):
-        await clock.advance(7.0)
+        await place.clock.advance(7.0)
         await place.quiet()
-        bus.answers.set()
+        answers.set()
         await place.until(lambda: VERSION_1 in place.annex.objects)
         await place.quiet()
     assert place.document().records == undisturbed.records
@@ -401,27 +386,24 @@ async def test_an_exposure_that_is_over_waits_for_the_first_telemetry_but_not_fo
 
 
 async def test_a_silent_bus_does_not_cost_the_header_and_the_past_amends_it() -> None:
-    clock = SteppedClock()
-    bus = LaggingBus(clock=clock)
-    bus.answers.set()
-    place = Site(clock, bus)
+    place, answers = lagging_site()
     await place.say(await killed_at(place, "endOfImageTelemetry", writes_first=True))
-    bus.answers.clear()
+    answers.clear()
     message = interfaces().component("CCHeaderService").event("logMessage")
     async with (
-        bus.subscribe([message], history=History.NONE) as messages,
+        place.bus.subscribe([message], history=History.NONE) as messages,
         place.restarted(is_ready=False) as csc,
     ):
         states = [csc.past]
-        await clock.advance(7.5)
+        await place.clock.advance(7.5)
         await place.quiet()
         assert place.headers == []
-        await clock.advance(1.0)
+        await place.clock.advance(1.0)
         await place.until(lambda: VERSION_1 in place.annex.objects)
         states.append(csc.past)
         while "The past was not taken in time" not in (await anext(messages)).fields["message"]:
             pass
-        bus.answers.set()
+        answers.set()
         await place.until(lambda: len(place.headers) == 2)
         states.append(csc.past)
     assert states == [PastState.AWAITED, PastState.GIVEN_UP, PastState.TAKEN]
@@ -431,29 +413,32 @@ async def test_a_silent_bus_does_not_cost_the_header_and_the_past_amends_it() ->
 
 
 async def test_a_past_that_is_too_much_for_the_bus_is_asked_for_in_part() -> None:
+    asked: list[float] = []
+
+    async def a_minute_at_most(recall_s: float) -> None:
+        if recall_s > 60.0:
+            raise PastUnavailableError("The past of the topics was not given in time")
+        asked.append(recall_s)
+
     clock = SteppedClock()
-    bus = ShortBus(clock=clock, recall_limit=10_000)
-    place = Site(clock, bus)
+    place = Site(clock, GuardedBus(clock=clock, guard=a_minute_at_most))
     await place.say(WHOLE)
     async with place.restarted(is_ready=False) as csc:
         for _ in range(5):
             await clock.advance(1.0)
         await place.until(lambda: csc.past is PastState.TAKEN)
-    assert bus.asked == 180.0 / 4
+    assert next(recall_s for recall_s in asked if recall_s) == 180.0 / 4
 
 
 async def test_a_stop_before_the_past_came_leaves_the_exposure_to_the_next_start() -> None:
-    clock = SteppedClock()
-    bus = LaggingBus(clock=clock)
-    bus.answers.set()
-    place = Site(clock, bus)
+    place, answers = lagging_site()
     await place.say(await killed_at(place, "endOfImageTelemetry", writes_first=True))
-    bus.answers.clear()
+    answers.clear()
     async with place.restarted(is_ready=False):
         await place.quiet()
         place.stop.request()
         await place.quiet()
-        bus.answers.set()
+        answers.set()
     assert place.headers == []
     async with place.restarted():
         await place.until(lambda: VERSION_1 in place.annex.objects)

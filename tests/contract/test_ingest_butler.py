@@ -9,13 +9,12 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
-from lsst.daf.butler import Butler
 from typing_extensions import override
 
 from platevault.adapters.butler.ingest import ButlerIngest
 from platevault.domain.camera import Camera
-from platevault.domain.ids import ImageName
 from platevault.ports.ingest import Ingest
+from platevault.testing.butler_datasets import stored_datasets
 from platevault.testing.cameras import tiny_camera
 from platevault.testing.ingest_contract import IngestContract
 
@@ -44,16 +43,4 @@ class TestButlerIngest(IngestContract):
 
     @override
     def stored(self, directory: Path, camera: Camera, image: str) -> Mapping[str, tuple[str, str]]:
-        sensors = {detector.id: detector.name for detector in camera.detectors}
-        with Butler.from_config(str(directory / "repo")) as butler:
-            refs = butler.query_datasets(
-                "raw",
-                collections=f"{camera.name}/raw/all",
-                instrument=camera.name,
-                exposure=ImageName.parse(image).exposure_id,
-                explain=False,
-            )
-            return {
-                sensors[ref.dataId["detector"]]: (str(ref.id), butler.getURI(ref).ospath)
-                for ref in refs
-            }
+        return stored_datasets(directory / "repo", camera, image)

@@ -12,7 +12,6 @@ from typing import NoReturn
 
 import psycopg
 import pytest
-from lsst.daf.butler import Butler
 from typing_extensions import override
 
 from platevault.adapters.butler.configuration import RegistryAddressError, RepositorySettings
@@ -20,6 +19,7 @@ from platevault.adapters.butler.ingest import ButlerIngest
 from platevault.domain.camera import Camera
 from platevault.domain.ids import ImageName
 from platevault.ports.ingest import CatalogueUnavailableError, Ingest
+from platevault.testing.butler_datasets import stored_datasets
 from platevault.testing.cameras import tiny_camera
 from platevault.testing.ingest_contract import IMAGE, IngestContract, write_files
 from platevault.testing.servers import PostgresServer, ServerMissingError
@@ -60,19 +60,7 @@ class TestButlerIngestOnPostgres(IngestContract):
 
     @override
     def stored(self, directory: Path, camera: Camera, image: str) -> Mapping[str, tuple[str, str]]:
-        sensors = {detector.id: detector.name for detector in camera.detectors}
-        with Butler.from_config(str(directory / "repo")) as butler:
-            refs = butler.query_datasets(
-                "raw",
-                collections=f"{camera.name}/raw/all",
-                instrument=camera.name,
-                exposure=ImageName.parse(image).exposure_id,
-                explain=False,
-            )
-            return {
-                sensors[ref.dataId["detector"]]: (str(ref.id), butler.getURI(ref).ospath)
-                for ref in refs
-            }
+        return stored_datasets(directory / "repo", camera, image)
 
 
 @pytest.fixture

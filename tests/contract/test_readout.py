@@ -1,31 +1,16 @@
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 from typing_extensions import override
 
 from platevault.adapters.daq import DaqReadout
-from platevault.runtime.service import StopToken
 from platevault.sim.daq import SimDaq
 from platevault.sim.daq_readout import SimReadout
 from platevault.sim.daq_server import DaqServer
+from platevault.testing.daq_servers import serving
 from platevault.testing.readout_contract import ReadoutContract, ReadoutRig
-
-
-@asynccontextmanager
-async def serving(server: DaqServer) -> AsyncIterator[DaqServer]:
-    stop, ready = StopToken(), asyncio.Event()
-    running = asyncio.get_running_loop().create_task(server.run(stop, ready.set), name="server")
-    try:
-        async with asyncio.timeout(10.0):
-            await ready.wait()
-        yield server
-    finally:
-        stop.request()
-        await running
 
 
 class TestSimReadout(ReadoutContract):

@@ -23,7 +23,6 @@ from platevault.domain.daq_protocol import (
 from platevault.domain.errors import UsageError
 from platevault.domain.wire import ReadoutRegisters
 from platevault.ports.readout import ImageIncompleteError, ReadoutUnavailableError
-from platevault.runtime.service import StopToken
 from platevault.sim.daq import SimDaq
 from platevault.sim.daq_control import ControlBrokenError, ControlRefusedError, DaqControl
 from platevault.sim.daq_faults import DaqFault, FaultKind
@@ -32,22 +31,10 @@ from platevault.sim.pixels import ImageType, PixelRecipe
 from platevault.sim.sky import Pointing
 from platevault.testing.cameras import tiny_camera
 from platevault.testing.clocks import SteppedClock
+from platevault.testing.daq_servers import serving
 
 HOST = "127.0.0.1"
 RECIPE = PixelRecipe(ImageType.OBJECT, 5.0, Pointing(10.0, -20.0), "r_tiny")
-
-
-@contextlib.asynccontextmanager
-async def serving(server: DaqServer) -> AsyncIterator[DaqServer]:
-    stop, ready = StopToken(), asyncio.Event()
-    running = asyncio.get_running_loop().create_task(server.run(stop, ready.set), name="server")
-    try:
-        async with asyncio.timeout(10.0):
-            await ready.wait()
-        yield server
-    finally:
-        stop.request()
-        await running
 
 
 @pytest.fixture

@@ -23,12 +23,12 @@ from platevault.domain.daq_protocol import (
     ReadBoard,
 )
 from platevault.ports.readout import ReadoutUnavailableError
-from platevault.runtime.service import StopToken
 from platevault.sim.daq import SimDaq
 from platevault.sim.daq_server import DaqServer
 from platevault.sim.pixels import ImageType, PixelRecipe
 from platevault.sim.shared_memory import SharedBlocks, SharedPlace
 from platevault.testing.cameras import tiny_camera
+from platevault.testing.daq_servers import serving
 
 HOST = "127.0.0.1"
 BOARD = "22/0"
@@ -47,12 +47,8 @@ def daq() -> SimDaq:
 @pytest.fixture
 async def port(daq: SimDaq) -> AsyncIterator[int]:
     server = DaqServer(devices={"tiny": daq}, boards_in_hand=1, send_within_s=0.2)
-    stop, ready = StopToken(), asyncio.Event()
-    async with asyncio.timeout(30.0), asyncio.TaskGroup() as group:
-        group.create_task(server.run(stop, ready.set), name="server")
-        await ready.wait()
+    async with asyncio.timeout(30.0), serving(server):
         yield server.port
-        stop.request()
 
 
 def words(daq: SimDaq, image: str) -> NDArray[np.uint8]:

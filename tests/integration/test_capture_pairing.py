@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from platevault.domain.camera import Components
+from platevault.domain.errors import PlatevaultError
 from platevault.domain.lifecycles import FileState, SummaryState
 from platevault.domain.messages import Associated, HealthCheckAck
 from platevault.domain.places import (
@@ -51,31 +52,23 @@ async def test_start_without_a_forwarder_is_fault_5701(rig: CaptureRig) -> None:
     await refused_start(rig, 5701)
 
 
-async def test_start_without_leases_is_fault_5702(rig: CaptureRig) -> None:
-    leases = Outage(rig.leases, lambda: LeasesUnavailableError("away"))
+@pytest.mark.parametrize(
+    ("port", "error", "code"),
+    [
+        ("leases", LeasesUnavailableError, 5702),
+        ("queue", QueueUnavailableError, 5703),
+        ("ledger", LedgerUnavailableError, 5704),
+    ],
+)
+async def test_start_without_a_port_is_a_fault_with_its_code(
+    rig: CaptureRig, port: str, error: type[PlatevaultError], code: int
+) -> None:
+    outage = Outage(getattr(rig, port), lambda: error("away"))
     await rig.start(await rig.controller())
     await rig.start(await rig.forwarder())
-    await rig.start(rig.archiver(leases=leases))
-    leases.down = True
-    await refused_start(rig, 5702)
-
-
-async def test_start_without_the_work_queue_is_fault_5703(rig: CaptureRig) -> None:
-    queue = Outage(rig.queue, lambda: QueueUnavailableError("away"))
-    await rig.start(await rig.controller())
-    await rig.start(await rig.forwarder())
-    await rig.start(rig.archiver(queue=queue))
-    queue.down = True
-    await refused_start(rig, 5703)
-
-
-async def test_start_without_the_ledger_is_fault_5704(rig: CaptureRig) -> None:
-    ledger = Outage(rig.ledger, lambda: LedgerUnavailableError("away"))
-    await rig.start(await rig.controller())
-    await rig.start(await rig.forwarder())
-    await rig.start(rig.archiver(ledger=ledger))
-    ledger.down = True
-    await refused_start(rig, 5704)
+    await rig.start(rig.archiver(**{port: outage}))
+    outage.down = True
+    await refused_start(rig, code)
 
 
 async def test_start_without_the_archive_controller_is_fault_5751(rig: CaptureRig) -> None:
@@ -290,19 +283,24 @@ async def test_a_silent_controller_does_not_stop_the_capture(rig: CaptureRig) ->
     await rig.until(manifest.exists)
 
 
+async def outlast(rig: CaptureRig, outage: Outage) -> None:
+    """Take an exposure during an outage; it is delivered afterwards."""
+    await rig.enable()
+    outage.down = True
+    image = rig.image_name()
+    await rig.take(image)
+    await rig.pass_time(20.0)
+    outage.down = False
+    await rig.until(lambda: rig.is_delivered(image), limit_s=60.0)
+    assert outage.refused > 0
+
+
 async def test_an_outage_of_the_ledger_loses_no_exposure(rig: CaptureRig) -> None:
     ledger = Outage(rig.ledger, lambda: LedgerUnavailableError("away"))
     await rig.start(await rig.controller(ledger=ledger))
     await rig.start(await rig.forwarder(ledger=ledger))
     await rig.start(rig.archiver(ledger=ledger))
-    await rig.enable()
-    ledger.down = True
-    image = rig.image_name()
-    await rig.take(image)
-    await rig.pass_time(20.0)
-    ledger.down = False
-    await rig.until(lambda: rig.is_delivered(image), limit_s=60.0)
-    assert ledger.refused > 0
+    await outlast(rig, ledger)
 
 
 async def test_an_outage_of_the_queue_loses_no_exposure(rig: CaptureRig) -> None:
@@ -310,11 +308,4 @@ async def test_an_outage_of_the_queue_loses_no_exposure(rig: CaptureRig) -> None
     await rig.start(await rig.controller())
     await rig.start(await rig.forwarder())
     await rig.start(rig.archiver(queue=queue))
-    await rig.enable()
-    queue.down = True
-    image = rig.image_name()
-    await rig.take(image)
-    await rig.pass_time(20.0)
-    queue.down = False
-    await rig.until(lambda: rig.is_delivered(image), limit_s=60.0)
-    assert queue.refused > 0
+    await outlast(rig, queue)

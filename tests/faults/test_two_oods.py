@@ -6,12 +6,10 @@ import asyncio
 import hashlib
 import itertools
 import json
-import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -36,6 +34,7 @@ from platevault.domain.places import archiver_queue, exposure_directory, oods_qu
 from platevault.ports.file_ledger import Change
 from platevault.ports.work_queue import QueueUnavailableError
 from platevault.testing.cameras import tiny_camera
+from platevault.testing.command_line import serving
 from platevault.testing.dds_domains import own_domain
 from platevault.testing.message_servers import rabbitmqctl
 from platevault.testing.raw_files import some_counts, write_raw_file
@@ -63,27 +62,11 @@ class Scene:
     ledger: PostgresFileLedger
     queue: RabbitWorkQueue
 
-    @contextmanager
-    def oods(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
-        environment = {
-            name: value
-            for name, value in os.environ.items()  # noqa: TID251 - the child's
-            if not name.startswith(("PLATEVAULT_", "LSST_"))
-        }
-        with self.log(name).open("ab") as stream:
-            child = subprocess.Popen(
-                [
-                    sys.executable, "-m", "platevault", "serve", "oods",
-                    "--config", str(self.config), "--camera", str(self.document),
-                    "--name", name, "--state", "enabled",
-                ],
-                stderr=stream, env=environment,
-            )  # fmt: skip
-        try:
-            yield child
-        finally:
-            child.kill()
-            child.wait()
+    def oods(self, name: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        return serving(
+            "oods", "--config", str(self.config), "--camera", str(self.document),
+            "--name", name, "--state", "enabled", log=self.log(name),
+        )  # fmt: skip
 
     def log(self, name: str) -> Path:
         return self.config.with_name(f"{name}.jsonl")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,32 +18,18 @@ from platevault.adapters.postgres import PostgresFileLedger, PostgresSettings
 from platevault.adapters.sqlite import SqliteFileLedger
 from platevault.compose.local_servers import PostgresServer, ServerMissingError
 from platevault.compose.resting_ledger import site_ledger
-from platevault.compose.settings import Settings
+from platevault.compose.settings import Settings, child_environment
 from platevault.domain.ids import FileKey, FileKind
 from platevault.domain.inventory import Exposure
 from platevault.ports.file_ledger import FileLedger
+from platevault.testing.command_line import PLATEVAULT, run_platevault
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(300)]
 FIRST, SECOND, OTHER = (f"AT_O_20261121_00000{number}" for number in (1, 2, 7))
 
 
-def environment() -> dict[str, str]:
-    return {
-        name: value
-        for name, value in os.environ.items()  # noqa: TID251 - the child's
-        if not name.startswith(("PLATEVAULT_", "LSST_"))
-    }
-
-
-def platevault(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "platevault", *arguments],
-        capture_output=True, text=True, check=False, env=environment(), timeout=240,
-    )  # fmt: skip
-
-
 def images(root: Path, *more: str) -> list[str]:
-    done = platevault("image", "list", "--root", str(root), "--json", *more)
+    done = run_platevault("image", "list", "--root", str(root), "--json", *more)
     assert done.returncode == 0, done.stdout + done.stderr
     return [one["image"] for one in json.loads(done.stdout)]
 
@@ -125,7 +109,7 @@ def test_a_stopped_ledger_answers_and_rests_again(tmp_path: Path, server: Postgr
     assert images(root) == [FIRST, SECOND]
     config = str(root / "run" / "site.yaml")
     assert images(root, "--config", config) == [FIRST, SECOND]
-    done = platevault("image", "where", FIRST, "--root", str(root), "--json")
+    done = run_platevault("image", "where", FIRST, "--root", str(root), "--json")
     assert json.loads(done.stdout)["image"] == FIRST
     assert done.returncode == 1  # it is not complete
     assert servers_of(root) == []
@@ -161,8 +145,8 @@ def test_several_may_ask_at_once(tmp_path: Path, server: PostgresServer) -> None
     root = tmp_path / "night"
     asked = [
         subprocess.Popen(
-            [sys.executable, "-m", "platevault", "image", "list", "--root", str(root), "--json"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+            [*PLATEVAULT, "image", "list", "--root", str(root), "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=child_environment(),
         )
         for _ in range(3)
     ]  # fmt: skip
@@ -196,8 +180,8 @@ def test_a_command_that_is_interrupted_leaves_no_server(
     server.rest()
     root = tmp_path / "night"
     child = subprocess.Popen(
-        [sys.executable, "-m", "platevault", "image", "list", "--root", str(root)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(),
+        [*PLATEVAULT, "image", "list", "--root", str(root)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=child_environment(),
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not servers_of(root):
@@ -230,7 +214,7 @@ def test_settings_of_a_night_that_cannot_be_read_are_named(tmp_path: Path) -> No
     file = tmp_path / "run" / "site.yaml"
     file.parent.mkdir()
     file.write_text("ledger: [")
-    done = platevault("image", "list", "--root", str(tmp_path))
+    done = run_platevault("image", "list", "--root", str(tmp_path))
     assert done.returncode == 2
     assert str(file) in done.stderr
     assert "Traceback" not in done.stderr
@@ -242,7 +226,7 @@ def test_a_ledger_that_cannot_be_started_is_named_with_its_log(
     server.rest()
     root = tmp_path / "night"
     (root / "servers" / "postgres" / "data" / "postgresql.conf").write_text("nonsense")
-    done = platevault("image", "list", "--root", str(root))
+    done = run_platevault("image", "list", "--root", str(root))
     assert done.returncode == 1
     assert str(root / "servers" / "postgres" / "server.log") in done.stderr
     assert "Traceback" not in done.stderr
@@ -252,7 +236,7 @@ def test_a_night_over_servers_is_asked_after_it_is_over(
     tmp_path: Path, service_missing: Callable[[str], NoReturn]
 ) -> None:
     root = tmp_path / "night"
-    done = platevault(
+    done = run_platevault(
         "night", "run", "--deployment", "local-servers", "--root", str(root), "--camera", "latiss",
         "--exposures", "1", "--quiet",
     )  # fmt: skip
@@ -260,7 +244,7 @@ def test_a_night_over_servers_is_asked_after_it_is_over(
         service_missing("a server of the night")
     assert done.returncode == 0, done.stdout + done.stderr
     (image,) = images(root)
-    where = platevault("image", "where", image, "--root", str(root))
+    where = run_platevault("image", "where", image, "--root", str(root))
     assert where.returncode == 0, where.stdout + where.stderr
     assert "complete" in where.stdout
     assert servers_of(root) == []

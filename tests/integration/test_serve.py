@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +29,7 @@ from platevault.compose.serving.life import (
 from platevault.compose.serving.roster import ServiceHealth, health_of
 from platevault.runtime.process import run_services
 from platevault.runtime.service import StopToken
+from platevault.testing.command_line import ask_service, run_platevault, serving
 
 _START_S = 60.0
 ME = Identity(
@@ -43,52 +37,10 @@ ME = Identity(
 )
 
 
-def environment() -> dict[str, str]:
-    return {
-        name: value
-        for name, value in os.environ.items()  # noqa: TID251 - the child's
-        if not name.startswith(("PLATEVAULT_", "LSST_"))
-    }
-
-
-def platevault(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "platevault", *arguments],
-        capture_output=True, text=True, check=False, env=environment(), timeout=_START_S,
-    )  # fmt: skip
-
-
-@contextmanager
-def serving(
-    *arguments: str, log: Path, variables: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as stream:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "platevault", "serve", *arguments],
-            stderr=stream, env={**environment(), **(variables or {})},
-        )  # fmt: skip
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
-
-
-def ask(port: int, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-    except OSError:
-        return 0, ""
-
-
 def wait_for(port: int, path: str, status: int, log: Path) -> str:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
-        found, text = ask(port, path)
+        found, text = ask_service(port, path)
         if found == status:
             return text
         time.sleep(0.05)
@@ -119,7 +71,7 @@ def site(tmp_path: Path, redis_server: RedisServer, rabbit_server: RabbitServer)
 
 
 def services(site: Path) -> list[dict[str, Any]]:
-    done = platevault("service", "list", "--config", str(site), "--json")
+    done = run_platevault("service", "list", "--config", str(site), "--json")
     listed: list[dict[str, Any]] = json.loads(done.stdout)
     assert done.returncode == (0 if all(one["state"] == "ready" for one in listed) else 1)
     return listed
@@ -144,8 +96,8 @@ def test_a_process_is_ready_and_seen_until_it_is_asked_to_stop(tmp_path: Path, s
     ):
         for kind, port in ports.items():
             assert wait_for(port, "/readyz", 200, logs[kind]) == "ready\n"
-            assert ask(port, "/livez") == (200, "ready\n")
-            assert "platevault_process_log_lines" in ask(port, "/metrics")[1]
+            assert ask_service(port, "/livez") == (200, "ready\n")
+            assert "platevault_process_log_lines" in ask_service(port, "/metrics")[1]
         found = {one["name"]: one for one in services(site)}
         assert set(found) == {"archive-controller-1", "forwarder-1"}
         assert found["forwarder-1"]["service"] == "forwarder"
@@ -179,15 +131,15 @@ def test_a_process_waits_for_a_server_that_is_away_and_says_so(tmp_path: Path, s
     ) as child:
         wait_for(port, "/readyz", 503, log)
         deadline = time.monotonic() + _START_S
-        while "redis: " not in ask(port, "/readyz")[1]:
+        while "redis: " not in ask_service(port, "/readyz")[1]:
             assert time.monotonic() < deadline
-        assert ask(port, "/readyz")[0] == 503
+        assert ask_service(port, "/readyz")[0] == 503
         with RedisServer(tmp_path / "redis") as server:
             server.stop()
             server.port = content["redis"]["port"]
             server.start()
             deadline = time.monotonic() + _START_S
-            while ask(port, "/readyz") != (200, "ready\n"):
+            while ask_service(port, "/readyz") != (200, "ready\n"):
                 assert time.monotonic() < deadline
             assert [one["service"] for one in services(site)] == ["archive-controller"]
         child.send_signal(signal.SIGTERM)
@@ -205,14 +157,14 @@ def test_a_process_waits_for_a_server_that_is_away_and_says_so(tmp_path: Path, s
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(arguments: list[str], named: str) -> None:
-    done = platevault("serve", *arguments)
+    done = run_platevault("serve", *arguments)
     assert done.returncode == 2
     assert f"field='{named}'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_processes_of_one_memory_have_no_roster() -> None:
-    done = platevault("service", "list")
+    done = run_platevault("service", "list")
     assert done.returncode == 2
     assert "field='leases'" in done.stderr
 

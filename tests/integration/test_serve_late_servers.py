@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +15,7 @@ import pytest
 import yaml
 
 from platevault.compose.night.local_site import free_domain
+from platevault.testing.command_line import ask_service, run_platevault, serving
 from platevault.testing.servers import (
     KafkaServer,
     PostgresServer,
@@ -42,46 +39,17 @@ USED = {
 }
 
 
-def environment() -> dict[str, str]:
-    return {
-        name: value
-        for name, value in os.environ.items()  # noqa: TID251 - the child's
-        if not name.startswith(("PLATEVAULT_", "LSST_"))
-    }
-
-
-@contextmanager
-def serving(
+def started(
     kind: str, *arguments: str, config: Path, port: int
-) -> Iterator[subprocess.Popen[bytes]]:
-    with log_of(config, kind).open("wb") as stream:
-        child = subprocess.Popen(
-            [
-                sys.executable, "-m", "platevault", "serve", kind, *arguments,
-                "--config", str(config), "--name", kind, "--metrics-port", str(port),
-            ],
-            stderr=stream, env=environment(),
-        )  # fmt: skip
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return serving(
+        kind, *arguments, "--config", str(config), "--name", kind, "--metrics-port", str(port),
+        log=log_of(config, kind),
+    )  # fmt: skip
 
 
 def log_of(config: Path, kind: str) -> Path:
     return config.with_name(f"{kind}.jsonl")
-
-
-def ask(port: int, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-    except OSError as error:
-        return 0, str(error)
 
 
 def until(holds: Callable[[], bool], report: Callable[[], object]) -> None:
@@ -98,10 +66,7 @@ def named(text: str) -> set[str]:
 
 
 def listed(config: Path) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "platevault", "service", "list", "--config", str(config), "--json"],
-        capture_output=True, text=True, check=False, env=environment(), timeout=_START_S,
-    )  # fmt: skip
+    done = run_platevault("service", "list", "--config", str(config), "--json")
     return {one["name"]: one for one in json.loads(done.stdout)}
 
 
@@ -159,13 +124,13 @@ def test_services_wait_for_servers_that_start_after_them(
     with ExitStack() as stack:
         children = {
             kind: stack.enter_context(
-                serving(kind, "--camera", "latiss", config=config, port=ports[kind])
+                started(kind, "--camera", "latiss", config=config, port=ports[kind])
             )
             for kind in USED
         }
 
         def answers() -> dict[str, tuple[int, str]]:
-            return {kind: ask(ports[kind], "/readyz") for kind in USED}
+            return {kind: ask_service(ports[kind], "/readyz") for kind in USED}
 
         def wait_until_missing(away: set[str]) -> None:
             def agree() -> bool:
@@ -178,7 +143,9 @@ def test_services_wait_for_servers_that_start_after_them(
 
         away = set(ALL)
         wait_until_missing(away)
-        assert {kind: ask(ports[kind], "/livez")[0] for kind in USED} == dict.fromkeys(USED, 200)
+        assert {kind: ask_service(ports[kind], "/livez")[0] for kind in USED} == dict.fromkeys(
+            USED, 200
+        )
         for name in ("redis", "postgres", "rabbitmq"):
             servers[name].start()
             stack.callback(servers[name].stop)
@@ -192,9 +159,9 @@ def test_services_wait_for_servers_that_start_after_them(
         stack.callback(servers["kafka"].stop)
         # A broker alone is not enough: without a schema registry no sample can be read.
         until(lambda: "registry" in answers()["oods"][1], answers)
-        assert ask(ports["oods"], "/readyz")[0] == 503
+        assert ask_service(ports["oods"], "/readyz")[0] == 503
         port = ports["schema-registry"]
-        stack.enter_context(serving("schema-registry", config=config, port=port))
+        stack.enter_context(started("schema-registry", config=config, port=port))
         wait_until_missing(set())
         # These are the processes that were started first, and they end as asked.
         for kind, child in children.items():
@@ -207,8 +174,11 @@ def test_a_service_that_waits_for_its_servers_ends_when_it_is_asked_to(
     config: Path, kind: str
 ) -> None:
     port = free_port()
-    with serving(kind, "--camera", "latiss", config=config, port=port) as child:
-        until(lambda: named(ask(port, "/readyz")[1]) == USED[kind], log_of(config, kind).read_text)
+    with started(kind, "--camera", "latiss", config=config, port=port) as child:
+        until(
+            lambda: named(ask_service(port, "/readyz")[1]) == USED[kind],
+            log_of(config, kind).read_text,
+        )
         child.send_signal(signal.SIGTERM)
         assert child.wait(30) == 0, log_of(config, kind).read_text()
     assert "Traceback" not in log_of(config, kind).read_text()
@@ -217,7 +187,7 @@ def test_a_service_that_waits_for_its_servers_ends_when_it_is_asked_to(
 def test_the_log_says_which_server_a_service_waits_for(config: Path) -> None:
     port = free_port()
     log = log_of(config, "oods")
-    with serving("oods", "--camera", "latiss", config=config, port=port):
+    with started("oods", "--camera", "latiss", config=config, port=port):
         until(lambda: "Server does not answer yet" in log.read_text(), log.read_text)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     (first, *_) = [line for line in lines if line["event"] == "Server does not answer yet"]
@@ -236,10 +206,15 @@ def test_a_network_interface_that_is_not_there_yet_is_named(tmp_path: Path) -> N
     }
     config.write_text(yaml.safe_dump(content))
     port = free_port()
-    with serving("header-service", "--camera", "latiss", config=config, port=port) as child:
-        until(lambda: ask(port, "/readyz")[0] == 503, log_of(config, "header-service").read_text)
-        until(lambda: "dds: " in ask(port, "/readyz")[1], lambda: ask(port, "/readyz"))
-        assert "absent7" in ask(port, "/readyz")[1]
-        assert ask(port, "/livez")[0] == 200
+    with started("header-service", "--camera", "latiss", config=config, port=port) as child:
+        until(
+            lambda: ask_service(port, "/readyz")[0] == 503,
+            log_of(config, "header-service").read_text,
+        )
+        until(
+            lambda: "dds: " in ask_service(port, "/readyz")[1], lambda: ask_service(port, "/readyz")
+        )
+        assert "absent7" in ask_service(port, "/readyz")[1]
+        assert ask_service(port, "/livez")[0] == 200
         child.send_signal(signal.SIGTERM)
         assert child.wait(30) == 0

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,59 +15,28 @@ import yaml
 from platevault.adapters.daq.readout import DaqReadout
 from platevault.compose.cameras import load_camera
 from platevault.compose.local_servers import KafkaServer, RedisServer, free_port
+from platevault.testing.command_line import ask_service, run_platevault, serving
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
 _START_S = 60.0
 
 
-def environment() -> dict[str, str]:
-    return {
-        name: value
-        for name, value in os.environ.items()  # noqa: TID251 - the child's
-        if not name.startswith(("PLATEVAULT_", "LSST_"))
-    }
-
-
-def platevault(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "platevault", *arguments],
-        capture_output=True, text=True, check=False, env=environment(), timeout=_START_S,
-    )  # fmt: skip
+def output_of(*arguments: str) -> str:
+    done = run_platevault(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @contextmanager
-def serving(*arguments: str, config: Path) -> Iterator[subprocess.Popen[bytes]]:
+def ready(*arguments: str, config: Path) -> Iterator[subprocess.Popen[bytes]]:
     port, log = free_port(), config.with_name(f"{arguments[0]}.log")
-    with log.open("wb") as stream:
-        child = subprocess.Popen(
-            [
-                sys.executable, "-m", "platevault", "serve", *arguments, "--config", str(config),
-                "--metrics-port", str(port),
-            ],
-            stderr=stream, env=environment(),
-        )  # fmt: skip
-    try:
+    more = ("--config", str(config), "--metrics-port", str(port))
+    with serving(*arguments, *more, log=log) as child:
         deadline = time.monotonic() + _START_S
-        while not is_ready(port):
+        while ask_service(port, "/readyz")[0] != 200:
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
         yield child
-    finally:
-        child.kill()
-        child.wait()
-
-
-def is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except urllib.error.HTTPError as error:
-        error.close()
-        return False
-    except OSError:
-        return False
 
 
 @pytest.fixture
@@ -102,13 +67,11 @@ def daq_port(config: Path) -> int:
 async def test_an_observatory_takes_images_by_command(config: Path) -> None:
     options = ("--config", str(config))
     with ExitStack() as stack:
-        registry = stack.enter_context(serving("schema-registry", config=config))
-        observatory = stack.enter_context(
-            serving("observatory", "--camera", "latiss", config=config)
-        )
+        registry = stack.enter_context(ready("schema-registry", config=config))
+        observatory = stack.enter_context(ready("observatory", "--camera", "latiss", config=config))
         for command in ("start", "enable"):
-            platevault("csc", "command", "ATCamera", command, *options)
-        platevault(
+            output_of("csc", "command", "ATCamera", command, *options)
+        output_of(
             "csc", "command", "ATCamera", "takeImages", "numImages=2", "expTime=1", "shutter=true",
             "keyValueMap=imageType: OBJECT", *options,
         )  # fmt: skip
@@ -126,7 +89,7 @@ async def test_an_observatory_takes_images_by_command(config: Path) -> None:
 
 
 async def test_a_daq_emulator_answers_alone(config: Path) -> None:
-    with serving("daq-emulator", "--camera", "latiss", config=config) as child:
+    with ready("daq-emulator", "--camera", "latiss", config=config) as child:
         port = daq_port(config)
         async with DaqReadout(
             host="127.0.0.1", port=port, partition=load_camera("latiss").partition

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +15,9 @@ import yaml
 
 from platevault.compose.local_servers import free_port
 from platevault.compose.night.local_site import free_domain
+from platevault.testing.command_line import ask_service, run_platevault, serving
 
 _START_S = 90.0
-
-
-def environment() -> dict[str, str]:
-    return {
-        name: value
-        for name, value in os.environ.items()  # noqa: TID251 - the child's
-        if not name.startswith(("PLATEVAULT_", "LSST_"))
-    }
 
 
 @pytest.fixture
@@ -49,38 +37,15 @@ def site(tmp_path: Path) -> Path:
     return file
 
 
-@contextmanager
-def serving(
-    site: Path, kind: str, name: str, port: int, log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as stream:
-        child = subprocess.Popen(
-            [
-                sys.executable, "-m", "platevault", "serve", kind, "--config", str(site),
-                "--camera", "latiss", "--name", name, "--metrics-port", str(port),
-            ],
-            stderr=stream, env=environment(),
-        )  # fmt: skip
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
-
-
-def ready(port: int) -> str:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-            return str(answer.read().decode())
-    except OSError:
-        return ""
+def arguments(site: Path, kind: str, name: str, port: int) -> list[str]:
+    return [
+        kind, "--config", str(site), "--camera", "latiss", "--name", name,
+        "--metrics-port", str(port),
+    ]  # fmt: skip
 
 
 def services(site: Path) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "platevault", "service", "list", "--config", str(site), "--json"],
-        capture_output=True, text=True, check=False, env=environment(), timeout=_START_S,
-    )  # fmt: skip
+    done = run_platevault("service", "list", "--config", str(site), "--json")
     listed: list[dict[str, Any]] = json.loads(done.stdout)
     return listed
 
@@ -96,13 +61,13 @@ def test_services_that_start_together_find_each_other_in_files(tmp_path: Path, s
     with ExitStack() as stack:
         running = {
             name: stack.enter_context(
-                serving(site, kind, name, ports[name], tmp_path / f"{name}.log")
+                serving(*arguments(site, kind, name, ports[name]), log=tmp_path / f"{name}.log")
             )
             for name, kind in kinds.items()
         }
         deadline = time.monotonic() + _START_S
         for name, port in ports.items():
-            while ready(port) != "ready\n":
+            while ask_service(port, "/readyz") != (200, "ready\n"):
                 assert time.monotonic() < deadline, (tmp_path / f"{name}.log").read_text()
                 time.sleep(0.05)
         listed = {one["name"]: one for one in services(site)}
@@ -128,7 +93,8 @@ def test_a_service_whose_files_cannot_be_opened_says_so_and_ends(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "host").write_text("in the way")
     log = tmp_path / "log"
-    with serving(site, "archive-controller", "controller", free_port(), log) as child:
+    chosen = arguments(site, "archive-controller", "controller", free_port())
+    with serving(*chosen, log=log) as child:
         assert child.wait(_START_S) == 1
     assert str(tmp_path / "data" / "host" / "leases.sqlite") in log.read_text()
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,8 @@ import pytest
 from astropy.io import fits
 
 from platevault.client import Archive, Verdict
+from platevault.testing.command_line import run_platevault
+from platevault.testing.nights import broken_invariants, run_night
 
 ROOT = Path(__file__).parents[2]
 FRAMES = ROOT.parent / "shared" / "data" / "frames"
@@ -23,35 +22,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 def platevault(*arguments: str, status: int = 0) -> str:
     """Run the command as a user does; gives what it prints."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()  # noqa: TID251 - the child's
-        if not name.startswith("PLATEVAULT_")
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "platevault", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**environment, "COLUMNS": "160"},
-    )
+    done = run_platevault(*arguments, variables={"COLUMNS": "160"})
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def night(tmp_path: Path, *arguments: str, verb: str = "run", status: int = 0) -> dict[str, Any]:
     """Run a night; gives its JSON report."""
-    report = tmp_path / "report.json"
-    platevault(
-        "night", verb, "--root", str(tmp_path / "night"), "--json", str(report), "--quiet",
-        *arguments, status=status,
-    )  # fmt: skip
-    content: dict[str, Any] = json.loads(report.read_text())
-    return content
-
-
-def broken(report: dict[str, Any]) -> list[str]:
-    return [f"{one['name']}: {one['detail']}" for one in report["invariants"] if not one["held"]]
+    done, report = run_night(tmp_path, *arguments, verb=verb)
+    assert done.returncode == status, done.stdout + done.stderr
+    return report
 
 
 def test_a_night_of_two_cameras_loses_nothing(tmp_path: Path) -> None:
@@ -59,7 +39,7 @@ def test_a_night_of_two_cameras_loses_nothing(tmp_path: Path) -> None:
         tmp_path, "--camera", "comcam", "--camera", "latiss", "--exposures", "4",
         "--detectors", "R22_S01,R22_S12,R00_S00",
     )  # fmt: skip
-    assert broken(report) == []
+    assert broken_invariants(report) == []
     assert len(report["images"]) == 8
     by_name = {one["camera"]: one for one in report["cameras"]}
     assert by_name["LSSTComCam"]["sensors"] == 8
@@ -69,7 +49,7 @@ def test_a_night_of_two_cameras_loses_nothing(tmp_path: Path) -> None:
     assert [status.verdict for status in archive.images()] == [Verdict.COMPLETE] * 8
     # A second night in the same place goes on where the first one ended.
     again = night(tmp_path, "--camera", "latiss", "--exposures", "1")
-    assert broken(again) == []
+    assert broken_invariants(again) == []
     assert again["images"][0] == max(
         status.record.exposure.image for status in archive.images(camera="LATISS")
     )
@@ -82,7 +62,7 @@ def test_a_night_with_faults_still_loses_nothing(tmp_path: Path) -> None:
         "--detectors", "R22_S00,R22_S11,R22_S22",
         "--faults", str(ROOT / "docs" / "examples" / "faults.yaml"),
     )  # fmt: skip
-    assert broken(report) == []
+    assert broken_invariants(report) == []
     assert len(report["faults"]) == 4
 
 
@@ -97,7 +77,7 @@ def test_lost_events_lose_no_image(tmp_path: Path) -> None:
         tmp_path, "--camera", "latiss", "--exposures", "3", "--cadence", "1",
         "--faults", str(plan),
     )  # fmt: skip
-    assert broken(report) == []
+    assert broken_invariants(report) == []
     verdicts = [status.verdict for status in Archive(tmp_path / "night").images()]
     assert verdicts == [Verdict.COMPLETE] * 3
 
@@ -122,7 +102,7 @@ def test_every_kind_of_sensor_of_the_large_camera_goes_through(tmp_path: Path) -
         tmp_path, "--camera", "lsstcam", "--exposures", "1",
         "--detectors", "R01_S00,R22_S11,R00_SG0,R00_SW0,R00_SW1",
     )  # fmt: skip
-    assert broken(report) == []
+    assert broken_invariants(report) == []
     raw = next((tmp_path / "night" / "archive").rglob("*_R00_SW0.fits"))
     with fits.open(raw, checksum=True) as file:
         assert [hdu.name for hdu in file[1:]] == [f"Segment1{n}" for n in range(8)]
@@ -150,7 +130,7 @@ def test_frames_made_elsewhere_are_replayed_and_a_damaged_one_is_named(tmp_path:
     bad.write_bytes(good.read_bytes()[:100_000])
     camera = str(ROOT / "config" / "cameras" / "sinistro.yaml")
     report = night(tmp_path, "--camera", camera, str(good), str(bad), verb="replay", status=1)
-    assert broken(report) == []
+    assert broken_invariants(report) == []
     (image,) = report["images"]
     raw = next((tmp_path / "night" / "archive").rglob(f"{image}_*.fits"))
     with fits.open(raw) as file:
@@ -165,7 +145,7 @@ def test_real_frames_are_replayed(tmp_path: Path) -> None:
     frames = [str(path) for path in sorted(FRAMES.glob("*[sx]00.fits.fz"))]
     camera = str(ROOT / "config" / "cameras" / "sinistro.yaml")
     report = night(tmp_path, "--camera", camera, *frames, verb="replay")
-    assert broken(report) == []
+    assert broken_invariants(report) == []
     assert len(report["images"]) == 2
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
@@ -20,6 +16,13 @@ from platevault.compose.local_servers import (
     ServerMissingError,
 )
 from platevault.testing.dds_domains import own_domain
+from platevault.testing.nights import (
+    broken_invariants,
+    check_no_process_left,
+    check_second_starts,
+    run_night,
+    write_kills,
+)
 
 pytestmark = [pytest.mark.drill, pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(600)]
 SERVERS = {
@@ -30,6 +33,7 @@ SERVICES = (
     "archive-controller", "forwarder-1", "forwarder-2", "header-service-LATISS", "oods-LATISS",
     "archiver-LATISS",
 )  # fmt: skip
+OVER_SERVERS = ("--deployment", "local-servers", "--camera", "latiss")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,36 +46,6 @@ def _servers(
             server(directory).prepare()
         except ServerMissingError:
             service_missing(name)
-
-
-def night(
-    tmp_path: Path, *arguments: str, variables: Mapping[str, str] | None = None
-) -> tuple[int, dict[str, Any]]:
-    """Run a night over servers; gives exit status and report."""
-    report = tmp_path / "report.json"
-    environment = {
-        name: value
-        for name, value in os.environ.items()  # noqa: TID251 - the child's
-        if not name.startswith(("PLATEVAULT_", "LSST_"))
-    }
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "platevault", "night", "run", "--deployment", "local-servers",
-            "--root", str(tmp_path / "night"), "--camera", "latiss", "--quiet",
-            "--json", str(report), *arguments,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**environment, **(variables or {})},
-    )  # fmt: skip
-    assert report.exists(), done.stdout + done.stderr
-    content: dict[str, Any] = json.loads(report.read_text())
-    return done.returncode, content
-
-
-def broken(report: dict[str, Any]) -> list[str]:
-    return [f"{one['name']}: {one['detail']}" for one in report["invariants"] if not one["held"]]
 
 
 def test_each_service_and_each_server_is_killed_once_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -89,39 +63,23 @@ def test_each_service_and_each_server_is_killed_once_and_nothing_is_lost(tmp_pat
     )
     assert {target for _, target, _ in kills} == {*SERVICES, *SERVERS}
     plan = tmp_path / "kills.yaml"
-    plan.write_text(
-        "".join(
-            f"- {{exposure: {number}, fault: kill, target: {target}, event: {event}}}\n"
-            for number, target, event in kills
-        )
-    )
-    status, report = night(tmp_path, "--exposures", "8", "--cadence", "8", "--faults", str(plan))
-    assert broken(report) == []
-    assert status == 0
+    write_kills(plan, kills)
+    done, report = run_night(
+        tmp_path, *OVER_SERVERS, "--exposures", "8", "--cadence", "8", "--faults", str(plan),
+    )  # fmt: skip
+    assert broken_invariants(report) == []
+    assert done.returncode == 0, done.stderr
     assert len(report["images"]) == 8
     assert len([one for one in report["faults"] if "killed" in one]) == len(kills)
-    # A kill that killed nothing would prove nothing: each process has logged a second start.
-    logs = tmp_path / "night" / "log"
-    for name in SERVICES:
-        starts = (
-            (logs / f"{name}.jsonl").read_text().count('"service": "readiness", "event": "Serv')
-        )
-        assert starts >= 3, name  # ready, ready again, stopped
+    check_second_starts(tmp_path, SERVICES)
     # Nothing of it lives on.
-    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if _mentions(path, tmp_path)]
+    check_no_process_left(tmp_path)
 
 
 def test_samples_may_go_over_dds_between_processes(tmp_path: Path) -> None:
     own = {"PLATEVAULT_BUS": "dds", "PLATEVAULT_DDS__DOMAIN_ID": str(own_domain())}
-    status, report = night(tmp_path, "--exposures", "2", variables=own)
-    assert broken(report) == []
-    assert status == 0
+    done, report = run_night(tmp_path, *OVER_SERVERS, "--exposures", "2", variables=own)
+    assert broken_invariants(report) == []
+    assert done.returncode == 0, done.stderr
     assert report["settings"]["bus"] == "dds"
     assert not (tmp_path / "night" / "servers" / "kafka").exists()
-
-
-def _mentions(path: Path, directory: Path) -> bool:
-    try:
-        return str(directory).encode() in path.read_bytes()
-    except OSError:
-        return False

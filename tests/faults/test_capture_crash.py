@@ -111,14 +111,16 @@ async def test_a_forwarder_may_die_at_any_step(rig: CaptureRig, step: str) -> No
 async def test_the_worker_that_takes_over_may_die_at_the_same_step(
     rig: CaptureRig, step: str
 ) -> None:
+    # One board and one sensor at a time: the first leaves the step to do to the second.
+    doomed = {**rig.doomed(), "concurrency": 1}
     await rig.start(await rig.controller())
-    await rig.start(await rig.forwarder("forwarder1", steps=CrashAt(step), **rig.doomed()))
+    await rig.start(await rig.forwarder("forwarder1", steps=CrashAt(step), **doomed))
     await rig.start(rig.archiver(settings=SETTINGS))
     await rig.enable()
     image = rig.image_name()
     await rig.take(image)
     await rig.bury("forwarder1")
-    await rig.start(await rig.forwarder("forwarder2", steps=CrashAt(step), **rig.doomed()))
+    await rig.start(await rig.forwarder("forwarder2", steps=CrashAt(step), **doomed))
     await rig.until(lambda: rig.has_ended("forwarder2"))
     await rig.bury("forwarder2")
     await rig.start(await rig.forwarder("forwarder3"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import time
@@ -171,6 +173,29 @@ def test_one_waits_for_the_other(tmp_path: Path, server: PostgresServer) -> None
     server.rest()
     asyncio.run(_ask_twice(Settings(root=tmp_path / "night")))
     assert servers_of(tmp_path / "night") == []
+
+
+async def _ask_while_data_move(settings: Settings) -> None:
+    servers = settings.root / "servers" / "postgres"
+    turn = os.open(servers, os.O_RDONLY)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        (servers / "data").rename(servers / "moving")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2), site_ledger(settings):
+                pass
+        (servers / "moving").rename(servers / "data")
+    finally:
+        os.close(turn)
+    async with site_ledger(settings) as ledger:
+        assert await ledger.exposure(FIRST) is not None
+
+
+def test_a_server_whose_data_another_moves_is_waited_for(
+    tmp_path: Path, server: PostgresServer
+) -> None:
+    server.rest()
+    asyncio.run(_ask_while_data_move(Settings(root=tmp_path / "night")))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

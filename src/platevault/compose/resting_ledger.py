@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,14 +56,15 @@ async def site_ledger(
     """
     found = await asyncio.to_thread(_of_last_night, settings)
     directory = found.root.absolute() / "servers" / "postgres"
-    if found.ledger != "postgres" or not await asyncio.to_thread((directory / "data").exists):
-        async with ledger_reader(found) as reader:
-            yield reader
-        return
-    async with _its_turn(directory), _answering(directory) as port:
-        part = found.postgres.model_copy(update={"host": "127.0.0.1", "port": port})
-        async with ledger_reader(found.model_copy(update={"postgres": part})) as reader:
-            yield reader
+    async with AsyncExitStack() as opened:
+        if found.ledger == "postgres" and await asyncio.to_thread(directory.exists):
+            await opened.enter_async_context(_its_turn(directory))
+            # Looked for in our turn: a server that starts or stops may move its data.
+            if await asyncio.to_thread((directory / "data").exists):
+                port = await opened.enter_async_context(_answering(directory))
+                part = found.postgres.model_copy(update={"host": "127.0.0.1", "port": port})
+                found = found.model_copy(update={"postgres": part})
+        yield await opened.enter_async_context(ledger_reader(found))
 
 
 def _of_last_night(settings: Settings) -> Settings:

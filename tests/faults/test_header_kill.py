@@ -19,7 +19,13 @@ from platevault.compose.cameras import load_camera
 from platevault.compose.header_keywords import load_keyword_set
 from platevault.domain.header_cards import PRIMARY, cards_by_keyword
 from platevault.domain.header_formats import parse_header
-from platevault.domain.headers import Collected, HeaderDocument, HeaderStatus, HeaderValue
+from platevault.domain.headers import (
+    Collected,
+    HeaderDocument,
+    HeaderStatus,
+    HeaderValue,
+    KeywordRecord,
+)
 from platevault.domain.lifecycles import SummaryState
 from platevault.domain.samples import Sample, TopicSchema
 from platevault.ports.clock import Clock
@@ -212,6 +218,11 @@ def facts(document: HeaderDocument) -> dict[str, HeaderValue]:
     return {keyword: value for keyword, value in values.items() if keyword not in {"DATE", "MJD"}}
 
 
+def record_of(document: HeaderDocument, keyword: str) -> KeywordRecord:
+    (record,) = [one for one in document.records if one.keyword == keyword]
+    return record
+
+
 @pytest.fixture
 async def undisturbed() -> HeaderDocument:
     """The header of a service that was not killed."""
@@ -320,34 +331,32 @@ async def test_an_exposure_that_goes_on_after_the_restart_waits_for_its_end(
 # --- a bus that keeps nothing but the newest event of each key ------------------------------------
 
 
-async def test_of_telemetry_that_no_bus_kept_the_first_sample_after_stands_in() -> None:
+async def header_without_the_first(seconds: float) -> HeaderDocument:
+    """Kill a service as the shutter opens; what is said within a time [s] of that, nobody hears."""
     place = site(recall_limit=0)
     after = await killed_at(place, "startIntegration", writes_first=False)
     start_tai = parts("startIntegration")[1].fields["timestampAcquisitionStart"]
-    missed = [one for one in after if one.sent_tai < start_tai + 3.0]
+    missed = [one for one in after if one.sent_tai < start_tai + seconds]
     async with place.restarted():
         await place.say(after[len(missed) :])
         await place.until(lambda: VERSION_1 in place.annex.objects)
-    document = place.document()
-    (record,) = [one for one in document.records if one.keyword == "RASTART"]
+    return place.document()
+
+
+async def test_of_telemetry_that_no_bus_kept_the_first_sample_after_stands_in() -> None:
+    document = await header_without_the_first(3.0)
+    record = record_of(document, "RASTART")
     assert record.collected is Collected.DEFAULTED
     assert record.age_s == -3.25
     assert record.problem == "sampled 3.250 s after the moment"
     assert facts(document)["RASTART"] == pytest.approx(127.5 + 0.0325, abs=1e-6)
-    (end,) = [one for one in document.records if one.keyword == "RAEND"]
+    end = record_of(document, "RAEND")
     assert end.collected is Collected.OK
 
 
 async def test_what_came_too_late_after_the_moment_is_stale() -> None:
-    place = site(recall_limit=0)
-    after = await killed_at(place, "startIntegration", writes_first=False)
-    start_tai = parts("startIntegration")[1].fields["timestampAcquisitionStart"]
-    missed = [one for one in after if one.sent_tai < start_tai + 6.0]
-    async with place.restarted():
-        await place.say(after[len(missed) :])
-        await place.until(lambda: VERSION_1 in place.annex.objects)
-    document = place.document()
-    (record,) = [one for one in document.records if one.keyword == "RASTART"]
+    document = await header_without_the_first(6.0)
+    record = record_of(document, "RASTART")
     assert (record.collected, record.problem) == (
         Collected.STALE,
         "6.250 s after the moment, limit 5.0 s",
@@ -355,7 +364,7 @@ async def test_what_came_too_late_after_the_moment_is_stale() -> None:
     assert facts(document)["RASTART"] is None
     assert "RASTART" in document.missing
     # Weather may be older.
-    (record,) = [one for one in document.records if one.keyword == "HUMIDITY"]
+    record = record_of(document, "HUMIDITY")
     assert record.collected is Collected.DEFAULTED
 
 
@@ -365,7 +374,7 @@ async def test_what_the_journal_kept_is_better_than_a_later_sample() -> None:
     async with place.restarted():
         await place.say(after)
         await place.until(lambda: VERSION_1 in place.annex.objects)
-    (record,) = [one for one in place.document().records if one.keyword == "RASTART"]
+    record = record_of(place.document(), "RASTART")
     assert record.collected is Collected.OK
     assert facts(place.document())["RASTART"] == pytest.approx(127.5, abs=0.01)
 
@@ -520,7 +529,7 @@ async def test_over_dds_the_journal_and_the_newest_events_make_the_header(
     assert state is PastState.TAKEN
     assert document.status is HeaderStatus.COMPLETE
     for keyword in ("FILTER", "RASTART", "RAEND", "HUMIDITY", "DARKTIME"):
-        (record,) = [one for one in document.records if one.keyword == keyword]
+        record = record_of(document, keyword)
         assert record.collected is Collected.OK, keyword
     assert facts(document) == pytest.approx(facts(undisturbed), abs=0.02)
 

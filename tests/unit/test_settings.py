@@ -6,7 +6,12 @@ import pytest
 
 from platevault.compose.cameras import load_camera
 from platevault.compose.csc_configuration import archiver_configuration
-from platevault.compose.settings import InvalidSettingsError, load_settings, settings_schema
+from platevault.compose.settings import (
+    InvalidSettingsError,
+    load_settings,
+    offer_registry_password,
+    settings_schema,
+)
 from platevault.csc.configuration import ConfigurationError
 
 
@@ -46,6 +51,84 @@ def test_a_wrong_setting_is_named_with_its_file(tmp_path: Path, text: str, field
         load_settings(file)
     assert caught.value.context["field"] == field
     assert caught.value.context["file"] == str(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("forwarder: {concurency: 3}", "concurrency (there is no such setting)"),
+        ("roott: night", "root (there is no such setting)"),
+        (
+            "dds: {zzz: 1}",
+            "one of domain_id, interface, multicast, peers (there is no such setting)",
+        ),
+        ("forwarder: 3", "a mapping of settings"),
+        ("kafka: {brokers: 'k afka'}", "host:port, several by commas"),
+    ],
+)
+def test_what_was_expected_is_said_in_words_that_can_be_written(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(text)
+    with pytest.raises(InvalidSettingsError) as caught:
+        load_settings(file)
+    assert caught.value.context["expected"] == expected
+
+
+def test_what_is_no_yaml_is_told_in_one_line_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text("site: a\nbus: [kafka\n")
+    with pytest.raises(InvalidSettingsError) as caught:
+        load_settings(file)
+    problem = str(caught.value.context["problem"])
+    assert problem.startswith("line 3, column 1: expected ',' or ']'")
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        ("PLATEVAULT_FORWADER__COUNT", "PLATEVAULT_FORWARDER__..."),
+        ("PLATEVAULT_RABBITMQ_USER", "PLATEVAULT_RABBITMQ__USER"),
+        ("PLATEVAULT_HEADER_SERVICE_MARGIN_S", "PLATEVAULT_HEADER_SERVICE__MARGIN_S"),
+    ],
+)
+def test_a_variable_that_misses_a_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, expected: str
+) -> None:
+    monkeypatch.setenv(variable, "5")
+    with pytest.raises(InvalidSettingsError) as caught:
+        load_settings()
+    assert caught.value.context["variable"] == variable
+    assert caught.value.context["expected"] == expected
+
+
+def test_variables_of_others_that_begin_like_ours_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PLATEVAULT_KAFKA_VERSION", "3.9.1")
+    monkeypatch.setenv("PLATEVAULT_USER", "1000:1000")
+    monkeypatch.setenv("PLATEVAULT_REDIS_PORT", "tcp://10.0.0.7:6379")
+    assert load_settings().redis.port == 6379
+
+
+@pytest.mark.parametrize(
+    ("given", "password"),
+    [
+        ({}, "from the settings"),
+        ({"PGPASSWORD": "of the operator"}, "of the operator"),
+        ({"PGPASSFILE": "/run/pgpass"}, None),
+    ],
+)
+def test_the_password_of_the_registry_is_offered_unless_the_environment_has_one(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], password: str | None
+) -> None:
+    environment = dict(given)
+    monkeypatch.setattr("os.environ", environment)
+    offer_registry_password("")
+    assert environment == given
+    offer_registry_password("from the settings")
+    assert environment.get("PGPASSWORD") == password
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [unclosed", "\x00"])

@@ -126,6 +126,7 @@ async def opened_context(
     bus, queue = await servers.bus(), await servers.queue()
     ledger = await servers.ledger()
     leases = await servers.leases(ledger)
+    servers.offer_registry_password()
     async with (
         FitsImageWriter(
             sync=sync,

@@ -25,7 +25,7 @@ from platevault.adapters.sqlite import SqliteFileLedger
 from platevault.compose.kafka_files import read_history_limits, read_options
 from platevault.compose.ledgers import client_missing, file_ledger
 from platevault.compose.server_settings import KafkaPart
-from platevault.compose.settings import Settings
+from platevault.compose.settings import Settings, offer_registry_password
 from platevault.domain.errors import TransientError, UsageError
 from platevault.domain.samples import TopicSchema
 from platevault.ports.clock import Clock
@@ -306,11 +306,16 @@ class Servers:
     def _ledger_name(self) -> str:
         return "postgres" if self._settings.ledger == "postgres" else "ledger"
 
+    def offer_registry_password(self) -> None:
+        """Let the Butler registry use the account of the ledger, if this process has one."""
+        if self._settings.oods.registry == "postgres" and Part.LEDGER in self._parts:
+            offer_registry_password(self._settings.postgres.secret)
+
     def repository(self) -> RepositorySettings:
         """Give the settings of the Butler repository.
 
         A password of its registry is never written into the repository: libpq finds it by its own
-        rules (``PGPASSFILE``).
+        rules (``PGPASSFILE``), or where `offer_registry_password` puts it.
         """
         settings = self._settings
         url = ""

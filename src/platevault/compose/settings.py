@@ -20,6 +20,13 @@ from platevault.compose.server_settings import (
     RedisPart,
     refuse_readable_by_others,
 )
+from platevault.compose.setting_errors import (
+    DELIMITER,
+    PREFIX,
+    expectation,
+    unknown_variable,
+    yaml_problem,
+)
 from platevault.domain.errors import UsageError
 from platevault.services.archiver.settings import ArchiverConfiguration
 
@@ -128,8 +135,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        env_prefix="PLATEVAULT_",
-        env_nested_delimiter="__",
+        env_prefix=PREFIX,
+        env_nested_delimiter=DELIMITER,
     )
 
     site: str = Field("local", pattern=r"^[a-z0-9_-]{1,32}$", description="name of the site")
@@ -250,6 +257,12 @@ def load_settings(file: Path | None = None, **overrides: object) -> Settings:
     if file is not None and _holds_secret(values):
         refuse_readable_by_others(file)
     own = _merged(_merged(values, EnvSettingsSource(Settings)()), overrides)
+    unknown = unknown_variable(os.environ, Settings)  # noqa: TID251 - this is where it is read
+    if unknown is not None:
+        variable, expected = unknown
+        raise InvalidSettingsError(
+            "A variable names no setting", variable=variable, expected=expected
+        )
     known = salobj_fields(os.environ, own=own)  # noqa: TID251 - this is where it is read
     try:
         return Settings.model_validate(_merged(known, own))
@@ -268,13 +281,27 @@ def load_settings(file: Path | None = None, **overrides: object) -> Settings:
             file=str(file) if file is not None else "",
             field=".".join(str(part) for part in first["loc"]),
             value="***" if secret else first.get("input"),
-            expected=first["msg"],
+            expected=expectation(first, Settings),
         ) from (None if secret else error)
 
 
 def notify_address() -> str:
     """Give the socket on which a supervisor waits to hear of readiness; empty if none does."""
     return os.environ.get("NOTIFY_SOCKET", "")  # noqa: TID251 - this is where it is read
+
+
+def offer_registry_password(password: str) -> None:
+    """Let libpq find the password of the Butler registry, whose address never holds one.
+
+    What the environment says already (``PGPASSWORD``, ``PGPASSFILE``) stands.
+
+    References
+    ----------
+    PostgreSQL, libpq, 34.15 "Environment Variables".
+    """
+    environment = os.environ  # noqa: TID251 - this is where it is read
+    if password and not environment.keys() & {"PGPASSWORD", "PGPASSFILE"}:
+        environment["PGPASSWORD"] = password
 
 
 def child_environment() -> dict[str, str]:
@@ -332,7 +359,7 @@ def _read(file: Path) -> dict[str, Any]:
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidSettingsError(
-            "The settings file is not YAML", file=str(file), problem=str(error)
+            "The settings file is not YAML", file=str(file), problem=yaml_problem(error)
         ) from error
     if loaded is None:
         return {}

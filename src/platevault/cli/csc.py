@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from platevault.cli.options import ConfigOption, RootOption, settings_from
 from platevault.cli.outcomes import ExitCode
@@ -44,7 +45,8 @@ def list_components(root: RootOption = None, config: ConfigOption = None) -> Non
     states = asyncio.run(_states(settings_from(root, config)))
     table = Table("component", "state", "error", "version")
     for name, state, error, version in states:
-        table.add_row(name, state, error, version)
+        # Text: what is in brackets is no markup.
+        table.add_row(name, state, Text(error), version)
     Console().print(table)
 
 

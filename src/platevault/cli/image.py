@@ -49,7 +49,7 @@ def list_images(
         return
     table = Table()
     for column in ("image", "camera", "sensors", "verdict", *(one.value for one in Destination)):
-        table.add_column(column, no_wrap=column == "image")
+        table.add_column(column, no_wrap=column in {"image", "verdict"})
     for status in statuses:
         exposure = status.record.exposure
         table.add_row(

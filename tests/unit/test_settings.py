@@ -8,7 +8,9 @@ from platevault.compose.cameras import load_camera
 from platevault.compose.csc_configuration import archiver_configuration
 from platevault.compose.settings import (
     InvalidSettingsError,
+    RootUnusableError,
     load_settings,
+    make_directory,
     offer_registry_password,
     settings_schema,
 )
@@ -170,3 +172,11 @@ async def test_an_archiver_is_configured_from_the_settings_the_site_and_an_overr
     (directory.path / "wrong.yaml").write_text("lease_s: never\n")
     with pytest.raises(ConfigurationError, match="lease_s"):
         await directory.read("wrong.yaml")
+
+
+def test_a_root_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RootUnusableError) as caught:
+        make_directory(tmp_path / "file" / "root")
+    assert caught.value.context["field"] == "root"
+    assert caught.value.context["value"] == str(tmp_path / "file" / "root")

@@ -17,7 +17,7 @@ from platevault.adapters.fits.codec_choice import choose_codec
 from platevault.adapters.fits.writer import FitsImageWriter
 from platevault.adapters.system_clock import SystemClock
 from platevault.compose.server_context import EVERY_PART, Part, Servers
-from platevault.compose.settings import Settings
+from platevault.compose.settings import Settings, make_directory
 from platevault.domain.camera import Camera
 from platevault.ports.clock import Clock
 from platevault.ports.image_writer import ImageWriter, LinkStore
@@ -120,7 +120,7 @@ async def opened_context(
         What it gave before.
     """
     clock = servers.clock
-    settings.root.mkdir(parents=True, exist_ok=True)
+    make_directory(settings.root)
     sync = SyncPolicy(settings.forwarder.durability)
     # What opens while its server is away comes first: then each that is missing is named.
     bus, queue = await servers.bus(), await servers.queue()

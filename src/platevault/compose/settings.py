@@ -38,6 +38,10 @@ class InvalidSettingsError(UsageError):
     """A setting is wrong or unknown: mend the named field; nothing was started."""
 
 
+class RootUnusableError(UsageError):
+    """``root`` cannot be made: mend the setting, or the owner and mode; nothing was started."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -288,6 +292,26 @@ def load_settings(file: Path | None = None, **overrides: object) -> Settings:
 def notify_address() -> str:
     """Give the socket on which a supervisor waits to hear of readiness; empty if none does."""
     return os.environ.get("NOTIFY_SOCKET", "")  # noqa: TID251 - this is where it is read
+
+
+def make_directory(directory: Path) -> None:
+    """Make ``root`` or a directory in it, if it is not there.
+
+    Raises
+    ------
+    RootUnusableError
+        It cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RootUnusableError(
+            "The directory of the site cannot be made",
+            field="root",
+            value=str(directory),
+            problem=str(error),
+            expected="a directory that this account may write to",
+        ) from error
 
 
 def offer_registry_password(password: str) -> None:

@@ -60,12 +60,20 @@ _CODES = {
 }
 
 
+#: Settings that name the ports, of the store and of the control channel.
+_PORT_FIELDS = ("daq.port", "daq.control_port")
+
+
 class UnexpectedMessageError(UsageError):
     """A client sent what is no question: mend the client."""
 
 
 class UnknownPartitionError(UsageError):
     """The server has no such partition: mend the name."""
+
+
+class DaqPortError(UsageError):
+    """The emulator cannot listen: name another port, or end the process that has this one."""
 
 
 class DaqServer:
@@ -137,7 +145,8 @@ class DaqServer:
             )
         with ExitStack() as sockets:
             store, control = (
-                sockets.enter_context(_listening(self._host, port)) for port in self._ports
+                sockets.enter_context(_listening(self._host, port, field))
+                for port, field in zip(self._ports, _PORT_FIELDS, strict=True)
             )
             self._bound = (store.getsockname()[1], control.getsockname()[1])
             async with asyncio.TaskGroup() as group:
@@ -320,8 +329,18 @@ class DaqServer:
             ) from None
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    listening = socket.create_server((host, port), backlog=_BACKLOG)
+def _listening(host: str, port: int, field: str) -> socket.socket:
+    try:
+        listening = socket.create_server((host, port), backlog=_BACKLOG)
+    except OSError as error:
+        raise DaqPortError(
+            "The DAQ emulator cannot listen",
+            field=field,
+            host=host,
+            value=port,
+            problem=str(error),
+            expected="a free port of this host",
+        ) from error
     listening.setblocking(False)
     return listening
 

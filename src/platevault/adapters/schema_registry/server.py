@@ -18,7 +18,7 @@ from platevault.adapters.schema_registry.store import (
     RegistryRefusalError,
     SchemaStore,
 )
-from platevault.domain.errors import PermanentError
+from platevault.domain.errors import PermanentError, UsageError
 from platevault.runtime.executor import BlockingCalls
 from platevault.runtime.service import StopToken
 
@@ -54,6 +54,10 @@ class _Request:
     query: Mapping[str, str]
     body: Mapping[str, Any]
     keep: bool
+
+
+class RegistryPortError(UsageError):
+    """The registry cannot listen: name another port, or end the process that has this one."""
 
 
 class SchemaRegistryServer:
@@ -101,12 +105,24 @@ class SchemaRegistryServer:
         ------
         SchemaStoreError
             The file of schemas cannot be read. Do not retry.
+        RegistryPortError
+            The address is another's, or not of this host.
         """
         async with self._calls:
             await self._calls.run(self._store.load)
-            server = await asyncio.start_server(
-                self._serve, self._host, self.port, limit=_HEAD_LIMIT
-            )
+            try:
+                server = await asyncio.start_server(
+                    self._serve, self._host, self.port, limit=_HEAD_LIMIT
+                )
+            except OSError as error:
+                raise RegistryPortError(
+                    "The schema registry cannot listen",
+                    field="serve.registry_port",
+                    host=self._host,
+                    value=self.port,
+                    problem=str(error),
+                    expected="a free port of this host",
+                ) from error
             try:
                 self.port = server.sockets[0].getsockname()[1]
                 yield

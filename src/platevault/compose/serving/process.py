@@ -29,7 +29,7 @@ from platevault.compose.serving.life import (
     SignsOfLife,
 )
 from platevault.compose.serving.sky import daq_emulator, observatory_services
-from platevault.compose.settings import Settings, notify_address
+from platevault.compose.settings import Settings, make_directory, notify_address
 from platevault.domain.camera import Camera
 from platevault.domain.errors import UsageError
 from platevault.runtime.metrics import Metrics
@@ -267,7 +267,7 @@ async def _readout(context: ProcessContext, camera: Camera, stack: AsyncExitStac
 async def _serve_registry(settings: Settings, metrics: Metrics, stop: StopToken) -> None:
     clock = SystemClock()
     life = Life(problems={}, clock=clock, notify_address=notify_address())
-    settings.schemas_file.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(settings.schemas_file.parent)
     registry = SchemaRegistryServer(
         store=SchemaStore(settings.schemas_file),
         host=settings.serve.registry_host,

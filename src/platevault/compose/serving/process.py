@@ -164,6 +164,10 @@ async def _serve_with_servers(
             )
 
 
+#: What processes share instead of memory, by setting.
+_SHARED = {"bus": "kafka or dds", "queue": "rabbitmq or sqlite", "leases": "redis or sqlite"}
+
+
 @contextmanager
 def _asked_while_opening() -> Iterator[None]:
     """Let SIGTERM or SIGINT end the wait for servers; `run_services` takes them over."""
@@ -197,11 +201,17 @@ def check_options(settings: Settings, options: ServeOptions) -> None:
     kind, cameras = options.kind, list(options.cameras)
     if kind in ONE_CAMERA and len(cameras) != 1:
         raise ServiceOptionError(
-            f"The service {kind} has one camera", field="camera", value=cameras
+            f"The service {kind} has one camera",
+            field="camera",
+            value=cameras,
+            expected="--camera once, such as --camera latiss",
         )
     if kind not in NO_CAMERA and not cameras:
         raise ServiceOptionError(
-            f"The service {kind} needs a camera", field="camera", value=cameras
+            f"The service {kind} needs a camera",
+            field="camera",
+            value=cameras,
+            expected="--camera once or more, such as --camera latiss",
         )
     if kind is ServiceKind.SCHEMA_REGISTRY:
         return
@@ -211,11 +221,17 @@ def check_options(settings: Settings, options: ServeOptions) -> None:
     for name, value in needed.items():
         if value == "memory":
             raise ServiceOptionError(
-                "Processes do not share memory", field=name, value=value, expected="a server"
+                "Processes do not share memory",
+                field=name,
+                value=value,
+                expected=f"{_SHARED[name]}, in the file of the site: --config site.yaml",
             )
     if kind in {ServiceKind.ARCHIVER, ServiceKind.FORWARDER} and not settings.daq.host:
         raise ServiceOptionError(
-            f"The service {kind} needs the address of the DAQ", field="daq.host", value=""
+            f"The service {kind} needs the address of the DAQ",
+            field="daq.host",
+            value="",
+            expected="host and port of the DAQ or of an emulator",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from platevault.compose.context import ProcessContext
 from platevault.compose.night.observatory import (
@@ -10,6 +11,7 @@ from platevault.compose.night.observatory import (
     simulated_daqs,
     simulated_services,
 )
+from platevault.compose.night.patience import PatientSampleBus
 from platevault.runtime.service import Deadline, Service, StopToken
 from platevault.runtime.waiting import wait_first
 from platevault.sim.daq import SimDaq
@@ -43,7 +45,8 @@ class Sky:
         clock = self._context.clock
         while not stop.requested:
             due = Deadline(clock, clock.now_tai() + _STEP_S)
-            await self._observatory.advance(_STEP_S)
+            # A step lasts as long as the bus is away; nobody misses the rest of the last one.
+            await wait_first(stop.wait(), self._observatory.advance(_STEP_S))
             await wait_first(stop.wait(), due.wait())
 
 
@@ -69,7 +72,9 @@ async def observatory_services(
     async def once(_camera: str, _topic: str, _image: str) -> int:
         return 1
 
-    simulated = await simulate_observatory(context, seed=seed, sensors=sensors, on_event=once)
+    # Devices retry by the host's time: their own stands still until a sample is out.
+    patient = replace(context, bus=PatientSampleBus(bus=context.bus, clock=context.clock))
+    simulated = await simulate_observatory(patient, seed=seed, sensors=sensors, on_event=once)
     return [
         Sky(context=context, observatory=simulated.observatory),
         *simulated_services(context, simulated),

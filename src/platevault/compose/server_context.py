@@ -26,6 +26,7 @@ from platevault.compose.kafka_files import read_history_limits, read_options
 from platevault.compose.ledgers import client_missing, file_ledger
 from platevault.compose.server_settings import KafkaPart
 from platevault.compose.settings import Settings, offer_registry_password
+from platevault.compose.work_queues import rabbit_queue, sqlite_queue
 from platevault.domain.errors import TransientError, UsageError
 from platevault.domain.samples import TopicSchema
 from platevault.ports.clock import Clock
@@ -155,27 +156,7 @@ class Servers:
             return MemoryWorkQueue(clock=self.clock)
         if self._settings.queue == "sqlite":
             return await self._shared_queue()
-        try:
-            from platevault.adapters.rabbitmq import QueueKind, RabbitSettings, RabbitWorkQueue
-        except ImportError as error:
-            raise client_missing("rabbitmq", error) from error
-        part = self._settings.rabbitmq
-        queue = RabbitWorkQueue(
-            settings=RabbitSettings(
-                user=part.user,
-                password=part.secret,
-                hosts=part.hosts,
-                port=part.port,
-                virtual_host=part.virtual_host,
-                tls=part.tls,
-                ca_file=part.ca_file,
-                cert_file=part.cert_file,
-                key_file=part.key_file,
-                queue_kind=QueueKind(part.queue_kind),
-                delivery_limit=part.delivery_limit,
-            ),
-            clock=self.clock,
-        )
+        queue = rabbit_queue(self._settings, clock=self.clock)
         if Part.QUEUE in self._parts:
             await self._stack.enter_async_context(queue)
             self.inquiries.append(queue.connect)
@@ -188,7 +169,7 @@ class Servers:
 
     async def _shared_queue(self) -> WorkQueue:
         def make() -> SqliteWorkQueue:
-            return SqliteWorkQueue(self._settings.queue_path, clock=self.clock)
+            return sqlite_queue(self._settings, clock=self.clock)
 
         return await self._serverless(Part.QUEUE, "queue", make)
 

@@ -6,10 +6,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from platevault.cli import csc, service
+from platevault.cli import csc, queue, service
 from platevault.cli.main import app
 from platevault.compose.serving.life import ProcessState
 from platevault.compose.serving.roster import ServiceHealth
+from platevault.ports.work_queue import DeadLetter
 
 
 def one(trouble: str) -> ServiceHealth:
@@ -45,3 +46,18 @@ def test_nobody_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(app, ["service", "list"])
     assert done.exit_code == 0
     assert "No process gave a sign of life within 10 s" in done.output
+
+
+def test_a_letter_is_told_whole_in_a_narrow_terminal_and_cannot_steer_it() -> None:
+    letter = DeadLetter(
+        letter_id="forwarder.a-forwarder-with-a-long-name-12",
+        queue="forwarder.a-forwarder-with-a-long-name",
+        body="{\x1b[2J\x07 [bold]",
+        reason="Delivered 10 times; [Errno 28] No space left on device\nand no more to be said",
+        set_aside_tai=0.0,
+    )
+    written = io.StringIO()
+    queue._show([letter], Console(file=written, width=60))
+    lines = written.getvalue().splitlines()
+    assert f"{letter.letter_id}: {letter.reason}".replace("\n", " ") in lines
+    assert "    { [2J  [bold]" in lines

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from platevault.cli import camera, config, csc, image, night, service
+from platevault.cli import camera, config, csc, image, night, queue, service
 from platevault.cli.bench import bench_app
 from platevault.cli.outcomes import exit_code_of
 from platevault.cli.serve import serve_command
@@ -32,6 +32,7 @@ app.add_typer(camera.app, name="camera")
 app.add_typer(config.app, name="config")
 app.add_typer(bench_app, name="bench")
 app.add_typer(service.app, name="service")
+app.add_typer(queue.app, name="queue")
 app.command("serve")(serve_command)
 app.command("version")(show_version)
 

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import ClassVar
 
 import pytest
+from structlog.testing import capture_logs
 
 from platevault.domain.errors import UsageError
 from platevault.domain.messages import FileTransferCompleted, decode_message
@@ -349,6 +350,24 @@ class WorkQueueContract:
         assert await queue.depth(name) == 0
         with pytest.raises(DeadLetterMissingError):
             await queue.dismiss(letter.letter_id, reason="again")
+
+    async def test_what_was_done_with_a_letter_is_in_the_log(
+        self, queue: WorkQueue, name: str
+    ) -> None:
+        await queue.send(name, a_message(1))
+        async with queue.consume(name, prefetch=1) as deliveries:
+            await (await _next(deliveries)).set_aside(reason="no space")
+            (first,) = await queue.dead_letters(name)
+            with capture_logs() as lines:
+                await queue.redrive(first.letter_id)
+            line = {"queue": name, "letter": first.letter_id, "reason": "no space"}
+            assert {"event": "Dead letter was driven again", "log_level": "info", **line} in lines
+            await (await _next(deliveries)).set_aside(reason="no space")
+        (second,) = await queue.dead_letters(name)
+        with capture_logs() as lines:
+            await queue.dismiss(second.letter_id, reason="a test image")
+        line = {"queue": name, "letter": second.letter_id, "reason": "a test image"}
+        assert {"event": "Dead letter was dismissed", "log_level": "info", **line} in lines
 
     @pytest.mark.parametrize(
         "body",

@@ -9,11 +9,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+import aio_pika
 import pytest
+from pydantic import SecretStr
 
 from platevault.adapters.rabbitmq import RabbitSettings, RabbitWorkQueue
 from platevault.adapters.rabbitmq.connection import RabbitRefusedError
 from platevault.adapters.system_clock import SystemClock
+from platevault.compose.dead_letters import list_letters, redrive_letters
+from platevault.compose.server_settings import RabbitPart
+from platevault.compose.settings import Settings
 from platevault.domain.messages import FileTransferCompleted
 from platevault.domain.places import (
     ARCHIVE_CONTROLLER_QUEUE,
@@ -137,6 +142,47 @@ async def test_the_archive_controller_alone_looks_through_the_dead_letters(
             else:
                 with pytest.raises(RabbitRefusedError):
                     await queue.dead_letters()
+
+
+async def test_the_archive_controller_puts_back_what_others_set_aside(
+    rabbit: StackRabbit, secrets: Path
+) -> None:
+    own, gone = oods_queue("Back"), oods_queue("Gone")
+    oods_secret = password_of(secrets, "rabbitmq", "oods")
+    async with queue_of(rabbit, "oods", oods_secret) as queue:
+        for name in (own, gone):
+            async with queue.consume(name, prefetch=1) as deliveries:
+                await queue.send(name, message())
+                await (await anext(deliveries)).set_aside(reason="tried")
+    address = RabbitSettings(
+        user="oods", password=oods_secret, hosts=(rabbit.host,), port=rabbit.port,
+        virtual_host="platevault",
+    ).url(rabbit.host, name="delete")  # fmt: skip
+    async with await aio_pika.connect(address) as connection:
+        channel = await connection.channel()
+        await channel.queue_delete(gone)
+    settings = Settings(
+        queue="rabbitmq",
+        rabbitmq=RabbitPart(
+            user="archive-controller",
+            password=SecretStr(password_of(secrets, "rabbitmq", "archive-controller")),
+            hosts=(rabbit.host,),
+            port=rabbit.port,
+            virtual_host="platevault",
+        ),
+    )
+    (lost,) = await list_letters(settings, queue=gone)
+    (letter,) = await list_letters(settings, queue=own)
+    back: list[str] = []
+    (problem,) = await redrive_letters(
+        settings, [lost.letter_id, letter.letter_id], on_letter=back.append
+    )
+    assert problem.context == {"letter": lost.letter_id, "queue": gone}
+    assert back == [letter.letter_id]
+    assert await list_letters(settings, queue=gone) == [lost]
+    assert await list_letters(settings, queue=own) == []
+    async with queue_of(rabbit, "oods", oods_secret) as queue:
+        assert await queue.depth(own) == 1
 
 
 async def test_a_sender_waits_for_a_queue_that_its_owner_has_not_made(

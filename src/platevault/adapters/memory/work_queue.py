@@ -243,6 +243,12 @@ class MemoryWorkQueue(WorkQueue):
         letter, stored = self._letters.take(letter_id)
         stored.deliveries = 0
         self._queue(letter.queue).append(stored)
+        _log.info(
+            "Dead letter was driven again",
+            queue=letter.queue,
+            letter=letter_id,
+            reason=letter.reason,
+        )
 
     @override
     async def dismiss(self, letter_id: str, *, reason: str) -> None:

@@ -270,14 +270,21 @@ def letters(connection: sqlite3.Connection, *, queue: str) -> list[DeadLetter]:
     ]
 
 
-def redrive(connection: sqlite3.Connection, rules: Rules, *, letter_id: str) -> None:
-    """Put a dead letter back on its queue; `DeadLetterMissingError` if there is none."""
-    queue, priority, body = _take_letter(connection, letter_id)
+def redrive(connection: sqlite3.Connection, rules: Rules, *, letter_id: str) -> tuple[str, str]:
+    """Put a dead letter back on its queue; give the queue, and why the letter was set aside.
+
+    Raises
+    ------
+    DeadLetterMissingError
+        There is none of this name.
+    """
+    queue, priority, body, reason = _take_letter(connection, letter_id)
     connection.execute(
         "INSERT INTO message (queue, priority, place, body) VALUES (?, ?, ?, ?)",
         (queue, priority, _last_place(connection, queue) + 1, body),
     )
     rules.tell(queue)
+    return queue, reason
 
 
 def dismiss(connection: sqlite3.Connection, *, letter_id: str) -> str:
@@ -344,12 +351,12 @@ def _last_place(connection: sqlite3.Connection, queue: str) -> int:
     return int(rows.fetchone()[0] or 0)
 
 
-def _take_letter(connection: sqlite3.Connection, letter_id: str) -> tuple[str, int, bytes]:
+def _take_letter(connection: sqlite3.Connection, letter_id: str) -> tuple[str, int, bytes, str]:
     queue, _, number = letter_id.rpartition("-")
     row = connection.execute(
-        "DELETE FROM letter WHERE id = ? AND queue = ? RETURNING queue, priority, body",
+        "DELETE FROM letter WHERE id = ? AND queue = ? RETURNING queue, priority, body, reason",
         (int(number) if number.isdecimal() else 0, queue),
     ).fetchone()
     if row is None:
         raise DeadLetterMissingError("There is no such dead letter", letter=letter_id)
-    return row[0], row[1], row[2]
+    return row[0], row[1], row[2], row[3]

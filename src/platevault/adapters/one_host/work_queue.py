@@ -164,9 +164,10 @@ class SqliteWorkQueue(WorkQueue):
 
     @override
     async def redrive(self, letter_id: str) -> None:
-        await self._thread.call(
+        queue, reason = await self._thread.call(
             partial(messages.redrive, rules=self._desk.rules, letter_id=letter_id)
         )
+        _log.info("Dead letter was driven again", queue=queue, letter=letter_id, reason=reason)
 
     @override
     async def dismiss(self, letter_id: str, *, reason: str) -> None:

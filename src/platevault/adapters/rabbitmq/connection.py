@@ -342,9 +342,10 @@ class RabbitConnection:
     async def _dial(self) -> Session:
         failure: QueueUnavailableError | None = None
         for host in self._settings.hosts:
+            url = self._settings.url(host, name=self._name)
             try:
                 connection = await aio_pika.connect(
-                    self._settings.url(host, name=self._name),
+                    url,
                     ssl_context=self._context,
                     timeout=self._settings.connect_timeout_s,
                 )
@@ -352,6 +353,7 @@ class RabbitConnection:
                 failure = QueueUnavailableError(
                     "RabbitMQ does not answer",
                     host=host,
+                    port=url.port,
                     problem=f"{type(error).__name__}: {error}",
                 )
                 failure.__cause__ = error

@@ -170,6 +170,13 @@ class RabbitWorkQueue(WorkQueue):
     async def redrive(self, letter_id: str) -> None:
         async with self._letters.taken(letter_id) as stored:
             await self._sender.copy(stored.letter.queue, stored.message, deliveries=0)
+        letter = stored.letter
+        _log.info(
+            "Dead letter was driven again",
+            queue=letter.queue,
+            letter=letter_id,
+            reason=letter.reason,
+        )
 
     @override
     async def dismiss(self, letter_id: str, *, reason: str) -> None:

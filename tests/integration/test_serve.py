@@ -218,7 +218,7 @@ async def test_supervisor_and_roster_hear_of_each_state(tmp_path: Path) -> None:
         async def inquire() -> None:
             asked.append(life.trouble)
 
-        answer = ServersAnswer(life=life, inquire=inquire, clock=clock)
+        answer = ServersAnswer(life=life, inquire=inquire, look=inquire, clock=clock)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(
                 run_services(

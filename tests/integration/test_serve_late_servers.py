@@ -163,6 +163,17 @@ def test_services_wait_for_servers_that_start_after_them(
         port = ports["schema-registry"]
         stack.enter_context(started("schema-registry", config=config, port=port))
         wait_until_missing(set())
+        # One that goes away later is named too, and asked for by services that do not use it now.
+        servers["postgres"].stop()
+        until(
+            lambda: all(
+                (status, named(text)) == (200, {"postgres"} & USED[kind])
+                for kind, (status, text) in answers().items()
+            ),
+            answers,
+        )
+        servers["postgres"].start()
+        wait_until_missing(set())
         # These are the processes that were started first, and they end as asked.
         for kind, child in children.items():
             child.send_signal(signal.SIGTERM)

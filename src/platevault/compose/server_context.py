@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -103,6 +103,8 @@ class Servers:
         self.problems: dict[str, Problem] = {}
         #: Each asks a server now that is asked only now and then, or when it is needed.
         self.inquiries: list[Callable[[], Awaitable[None]]] = []
+        #: Each asks a server whose connection says nothing while it is not used.
+        self.looks: list[Callable[[], Awaitable[None]]] = []
         self._leases: Callable[[int], Leases] | None = None
 
     async def bus(self) -> SampleBus:
@@ -240,9 +242,11 @@ class Servers:
 
     async def inquire(self) -> None:
         """Ask servers how it stands; `problems` tell what they answered."""
-        for ask in self.inquiries:
-            with suppress(TransientError):
-                await ask()
+        await _ask(self.inquiries)
+
+    async def look(self) -> None:
+        """Ask those whose connections say nothing while they are not used."""
+        await _ask(self.looks)
 
     async def _serverless(
         self, part: Part, name: str, make: Callable[[], ServerlessT]
@@ -272,16 +276,26 @@ class Servers:
             if failures == 1:
                 _log.warning("Server does not answer yet", server=name, problem=str(error))
 
+        known = self.problems.get(name)
         answer = await retry(ask, clock=self.clock, backoff=_OPENING, on_retry=note)
-        if self.problems.pop(name, None) is not None:
+        if self.problems.pop(name, None) is not known:
             _log.info("Server answers", server=name)
+        if known is not None:
+            self.problems[name] = known
         return answer
 
     async def ledger(self) -> SqliteFileLedger | PostgresFileLedger:
         """Give the ledger; waits until its database answers."""
         if Part.LEDGER not in self._parts:
             return file_ledger(self._settings)
-        return await self._entered(self._ledger_name, lambda: file_ledger(self._settings))
+        ledger: SqliteFileLedger | PostgresFileLedger = await self._entered(
+            self._ledger_name, lambda: file_ledger(self._settings)
+        )
+        if not isinstance(ledger, SqliteFileLedger):
+            server = ledger
+            self.problems[self._ledger_name] = lambda: server.problem
+            self.looks.append(server.inquire)
+        return ledger
 
     @property
     def _ledger_name(self) -> str:
@@ -311,6 +325,12 @@ class Servers:
             registry_url=url,
             registry_namespace=settings.postgres.registry_schema if url else "",
         )
+
+
+async def _ask(questions: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    for ask in questions:
+        with suppress(TransientError):  # which is its problem then
+            await ask()
 
 
 def kafka_settings(part: KafkaPart) -> KafkaSettings:

@@ -202,6 +202,21 @@ class PostgresFileLedger(PostgresLedgerReader, FileLedger):
             partial(transactions.set_told, image=image, result=result, now_tai=now_tai)
         )
 
+    @property
+    def problem(self) -> str:
+        """Why the last call found no server; empty if it did."""
+        return self._pool.problem
+
+    async def inquire(self) -> None:
+        """Ask the server whether it is there; `problem` tells.
+
+        Raises
+        ------
+        LedgerUnavailableError
+            It is not. Its users retry by themselves.
+        """
+        await self._pool.ask(lambda connection: connection.execute("SELECT"))
+
     async def first_fence(self) -> int:
         """Give the first fencing number for an embedded lease store that starts now.
 

@@ -53,6 +53,8 @@ class ConnectionPool:
         self._places = asyncio.Semaphore(settings.connections)
         self._idle: list[Connection] = []
         self._is_open = False
+        #: Why the last call found no server; empty if it did.
+        self.problem = ""
 
     async def open(self, prepare: Callable[[Connection], Awaitable[None]]) -> None:
         """Connect once and run ``prepare`` on the connection.
@@ -121,6 +123,15 @@ class ConnectionPool:
         )
 
     async def _lend(self, use: Callable[[Connection, float], Awaitable[ResultT]]) -> ResultT:
+        try:
+            result = await self._used(use)
+        except LedgerUnavailableError as error:
+            self.problem = str(error)
+            raise
+        self.problem = ""
+        return result
+
+    async def _used(self, use: Callable[[Connection, float], Awaitable[ResultT]]) -> ResultT:
         deadline = asyncio.get_running_loop().time() + self._settings.call_within_s
         try:
             async with asyncio.timeout_at(deadline):

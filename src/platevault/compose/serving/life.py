@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import structlog
 
@@ -21,6 +22,8 @@ PROCESS_ROLE = "process"
 _SIGNS = 4
 #: Time between looks whether a server is there that was away at the start [s].
 _LOOK_S = 0.2
+#: Time between looks at servers later, below the patience of whoever reads a list [s].
+_LOOK_AGAIN_S = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -198,25 +201,37 @@ class ServersAnswer:
         Tells what is missing.
     inquire
         Asks servers; who answers is in trouble no more.
+    look
+        Asks now and then, while services work, what no connection says by itself.
     clock
         Time of the looks.
     """
 
     name = "servers"
 
-    def __init__(self, *, life: Life, inquire: Callable[[], Awaitable[None]], clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        life: Life,
+        inquire: Callable[[], Awaitable[None]],
+        look: Callable[[], Coroutine[Any, Any, None]],
+        clock: Clock,
+    ) -> None:
         self._life = life
         self._inquire = inquire
+        self._look = look
         self._clock = clock
 
     async def run(self, stop: StopToken, ready: Callable[[], None]) -> None:
-        """Ask until nothing is missing, then do nothing until ``stop``."""
+        """Ask until nothing is missing, then look now and then until ``stop``."""
         await self._inquire()
         while self._life.trouble and not stop.requested:
             await wait_first(stop.wait(), self._clock.sleep(_LOOK_S))
             await self._inquire()
         ready()
-        await stop.wait()
+        while not stop.requested:
+            await wait_first(stop.wait(), self._clock.sleep(_LOOK_AGAIN_S))
+            await wait_first(stop.wait(), self._look())
 
 
 class Readiness:

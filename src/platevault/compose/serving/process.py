@@ -153,7 +153,9 @@ async def _serve_with_servers(
             services = await _services(context, options, identity, readouts)
             await run_services(
                 [
-                    ServersAnswer(life=life, inquire=servers.inquire, clock=clock),
+                    ServersAnswer(
+                        life=life, inquire=servers.inquire, look=servers.look, clock=clock
+                    ),
                     *(Principal(service, stop) for service in services),
                     Readiness(life),
                 ],

@@ -134,9 +134,8 @@ async def _opened(settings: Settings) -> AsyncIterator[WorkQueue]:
     async with rabbit_queue(settings, clock=clock) as on_broker:
         for state in on_broker.states.values():
             if not state.connected:
-                raise QueueUnavailableError(
-                    "The work queue cannot be reached", problem=state.problem
-                )
+                # Its facts, host and port among them, are in the text already.
+                raise QueueUnavailableError(state.problem)
         yield on_broker
 
 

@@ -236,3 +236,4 @@ def test_nothing_is_dismissed_without_a_reason() -> None:
     assert CliRunner().invoke(app, ["queue", "dismiss", "a"]).exit_code == 2
     blank = CliRunner().invoke(app, ["queue", "dismiss", "a", "--reason", " "])
     assert isinstance(blank.exception, UsageError)
+    assert blank.exception.context["field"] == "--reason"

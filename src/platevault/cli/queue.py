@@ -37,7 +37,7 @@ _BODY_SHOWN = 120
 QueueOption = Annotated[
     str, typer.Option("--queue", metavar="NAME", help="only those of this queue, as oods.LATISS")
 ]
-_LETTER_IDS = typer.Argument(metavar="LETTER_ID...", help="letters, as `queue list` names them")
+_LETTER_IDS = typer.Argument(metavar="LETTER_ID", help="letters, as `queue list` names them")
 
 
 class WrongLettersError(UsageError):

@@ -27,6 +27,8 @@ _SLEW_S = 5.0
 #: Exposures that may be unfinished at once when the night runs as fast as it goes.
 _IN_FLIGHT = 2
 _LOOK_S = 0.1
+#: So many looks in a row must find nothing: an answer may lie between the ledger and its queue.
+_CALM_LOOKS = 3
 
 
 class NightDriver:
@@ -139,9 +141,13 @@ class NightDriver:
         """Wait until no file may still get anywhere and no message waits; ``False`` in time [s]."""
         try:
             async with asyncio.timeout(within_s):
-                while await self._unfinished() or await self._waiting():
+                calm = 0
+                while True:
+                    busy = await self._unfinished() or await self._waiting()
+                    calm = 0 if busy else calm + 1
+                    if calm == _CALM_LOOKS:
+                        return True
                     await self._context.clock.sleep(_LOOK_S)
-                return True
         except TimeoutError:
             return False
 
